@@ -1,0 +1,211 @@
+//! Unpacking of compressed units. Pure functions over byte slices: no threads, no files.
+
+use std::fmt;
+
+use libdeflater::{DecompressionError, Decompressor};
+use zstd_safe::DCtx;
+
+/// What a unit is compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// A raw deflate stream without header or checksum (RFC 1951), as in qcow2.
+    Deflate,
+    /// Deflate between a zlib header and an Adler-32 (RFC 1950), as in VMDK.
+    Zlib,
+    /// One or several Zstandard frames (RFC 8878).
+    Zstd,
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Codec::Deflate => "deflate",
+            Codec::Zlib => "zlib",
+            Codec::Zstd => "zstd",
+        })
+    }
+}
+
+/// Why a unit could not be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnpackError {
+    /// The stream is not one of this codec, or is damaged.
+    #[error("the compressed data is damaged")]
+    Damaged,
+    /// It ended after this many bytes.
+    #[error("it inflates to only {0} bytes")]
+    TooLittle(usize),
+    /// It holds more than the unit.
+    #[error("it inflates to more than a unit")]
+    TooMuch,
+}
+
+/// Unpacks units; keeps what the codecs want to keep between calls. One a thread.
+pub struct Unpacker {
+    deflate: Decompressor,
+    zstd: DCtx<'static>,
+}
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unpacker")
+    }
+}
+
+impl Unpacker {
+    /// A fresh one.
+    pub fn new() -> Unpacker {
+        Unpacker {
+            deflate: Decompressor::new(),
+            zstd: DCtx::create(),
+        }
+    }
+
+    /// Unpacks `packed` into exactly `unit`. Bytes after the end of the stream are ignored: in qcow2 the length of a
+    /// unit is known to the sector only.
+    ///
+    /// # Errors
+    /// When the stream is damaged, or yields fewer or more bytes than `unit` has.
+    pub fn unpack(
+        &mut self,
+        codec: Codec,
+        packed: &[u8],
+        unit: &mut [u8],
+    ) -> Result<(), UnpackError> {
+        let made = match codec {
+            Codec::Deflate => self
+                .deflate
+                .deflate_decompress(packed, unit)
+                .map_err(of_deflate)?,
+            Codec::Zlib => self
+                .deflate
+                .zlib_decompress(packed, unit)
+                .map_err(of_deflate)?,
+            Codec::Zstd => self.unpack_zstd(packed, unit)?,
+        };
+        if made == unit.len() {
+            Ok(())
+        } else {
+            Err(UnpackError::TooLittle(made))
+        }
+    }
+
+    /// Frame by frame until the unit is full. Each frame is unpacked in one shot straight into its place, so that the
+    /// window a frame claims is never allocated.
+    fn unpack_zstd(&mut self, packed: &[u8], unit: &mut [u8]) -> Result<usize, UnpackError> {
+        let (mut taken, mut made) = (0, 0);
+        while made < unit.len() && taken < packed.len() {
+            let rest = &packed[taken..];
+            let frame = zstd_safe::find_frame_compressed_size(rest).map_err(|_| {
+                if made == 0 {
+                    UnpackError::Damaged
+                } else {
+                    UnpackError::TooLittle(made)
+                }
+            })?;
+            // A frame is at least its magic number long, so the loop ends.
+            let frame_bytes = rest.get(..frame.max(4)).ok_or(UnpackError::Damaged)?;
+            made += self
+                .zstd
+                .decompress(&mut unit[made..], frame_bytes)
+                .map_err(|code| of_zstd(code))?;
+            taken += frame_bytes.len();
+        }
+        Ok(made)
+    }
+}
+
+fn of_deflate(error: DecompressionError) -> UnpackError {
+    match error {
+        DecompressionError::BadData => UnpackError::Damaged,
+        DecompressionError::InsufficientSpace => UnpackError::TooMuch,
+    }
+}
+
+fn of_zstd(code: zstd_safe::ErrorCode) -> UnpackError {
+    // The library has no other stable way to tell: ZSTD_error_dstSize_tooSmall by its text.
+    if zstd_safe::get_error_name(code).contains("Destination buffer is too small") {
+        UnpackError::TooMuch
+    } else {
+        UnpackError::Damaged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libdeflater::{CompressionLvl, Compressor};
+
+    fn deflated(data: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; data.len() + 100];
+        let len = Compressor::new(CompressionLvl::default())
+            .deflate_compress(data, &mut out)
+            .unwrap();
+        out.truncate(len);
+        out
+    }
+
+    fn zstd(data: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; zstd_safe::compress_bound(data.len())];
+        let len = zstd_safe::compress(&mut out[..], data, 3).unwrap();
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn a_unit_comes_out_whole_and_trailing_bytes_are_ignored() {
+        let data: Vec<u8> = (0..4096u32).map(|i| (i / 7) as u8).collect();
+        let mut unit = vec![0; 4096];
+        for (codec, mut packed) in [
+            (Codec::Deflate, deflated(&data)),
+            (Codec::Zstd, zstd(&data)),
+        ] {
+            packed.extend([0x55; 300]);
+            unit.fill(0);
+            Unpacker::new()
+                .unpack(codec, &packed, &mut unit)
+                .unwrap_or_else(|e| panic!("{codec}: {e}"));
+            assert_eq!(unit, data);
+        }
+    }
+
+    #[test]
+    fn several_zstd_frames_make_one_unit() {
+        let data = vec![9; 4096];
+        let mut packed = zstd(&data[..1000]);
+        packed.extend(zstd(&data[1000..]));
+        let mut unit = vec![0; 4096];
+        Unpacker::new()
+            .unpack(Codec::Zstd, &packed, &mut unit)
+            .unwrap();
+        assert_eq!(unit, data);
+    }
+
+    #[test]
+    fn too_little_too_much_and_damage_are_told_apart() {
+        let data = vec![3; 4096];
+        let mut unit = vec![0; 4096];
+        let mut unpacker = Unpacker::new();
+        for (codec, pack) in [
+            (Codec::Deflate, deflated as fn(&[u8]) -> Vec<u8>),
+            (Codec::Zstd, zstd),
+        ] {
+            assert_eq!(
+                unpacker.unpack(codec, &pack(&data[..4095]), &mut unit),
+                Err(UnpackError::TooLittle(4095))
+            );
+            assert_eq!(
+                unpacker.unpack(codec, &pack(&vec![3; 4097]), &mut unit),
+                Err(UnpackError::TooMuch)
+            );
+            assert!(unpacker.unpack(codec, &[0xff; 64], &mut unit).is_err());
+            assert!(unpacker.unpack(codec, &[], &mut unit).is_err());
+        }
+    }
+}

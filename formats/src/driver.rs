@@ -1,0 +1,210 @@
+//! What a format is to the rest of the house: a name, a way to recognise it, a reader, a writer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::options::{OptionSpec, Options};
+use crate::reference::ReferencePolicy;
+use crate::source::BlockSource;
+use crate::storage::{Storage, StorageRef};
+use crate::target::BlockTarget;
+
+/// A format that images are read from or written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// The bytes of the disk, one after the other.
+    Raw,
+    /// Microsoft Virtual Hard Disk (Virtual PC, Hyper-V, XenServer, Azure).
+    Vhd,
+    /// QEMU Copy-On-Write, versions 2 and 3.
+    Qcow2,
+}
+
+impl Format {
+    /// The name that `-f` and `-O` take.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Vhd => "vhd",
+            Format::Qcow2 => "qcow2",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The first and the last bytes of a file: all that recognising a format may look at.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// Up to the first 4096 bytes.
+    pub first: Vec<u8>,
+    /// Up to the last 512 bytes.
+    pub last: Vec<u8>,
+    /// Length of the file in bytes.
+    pub len: u64,
+}
+
+impl Head {
+    /// Reads what recognising needs.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn read(storage: &dyn Storage) -> Result<Head> {
+        let len = storage.len();
+        let mut first = vec![0; len.min(4096) as usize];
+        storage.read_at(&mut first, 0)?;
+        let mut last = vec![0; len.min(512) as usize];
+        storage.read_at(&mut last, len - len.min(512))?;
+        Ok(Head { first, last, len })
+    }
+
+    /// Whether `magic` stands at byte `offset` of the file, within its first 4096 bytes.
+    pub fn has(&self, offset: usize, magic: &[u8]) -> bool {
+        self.first.get(offset..offset + magic.len()) == Some(magic)
+    }
+}
+
+/// What a driver may do beyond reading the file it was given.
+#[derive(Debug, Clone, Default)]
+pub struct OpenContext {
+    /// Files named inside the image.
+    pub references: ReferencePolicy,
+    /// Read on where a copy of a damaged structure is left (a VHD without its footer).
+    pub salvage: bool,
+}
+
+/// One image file, opened: without its parents.
+pub struct Layer {
+    /// Its map.
+    pub source: Arc<dyn BlockSource>,
+    /// What it says about itself.
+    pub info: LayerInfo,
+    /// The file it stands on, if it is a delta.
+    pub parent: Option<ParentReference>,
+    /// Files besides the image itself that it reads from.
+    pub storages: Vec<StorageRef>,
+}
+
+/// What an image file says about itself.
+#[derive(Debug, Clone)]
+pub struct LayerInfo {
+    /// Its format.
+    pub format: Format,
+    /// The variant of the format ("dynamic", "v3").
+    pub subformat: String,
+    /// The id that a child refers to.
+    pub identity: Option<Uuid>,
+    /// What else is worth knowing, in the field's words: name and value.
+    pub details: Vec<(&'static str, Detail)>,
+    /// What a user should hear about.
+    pub warnings: Vec<String>,
+}
+
+impl LayerInfo {
+    /// Nothing but the format.
+    pub fn new(format: Format, subformat: impl Into<String>) -> LayerInfo {
+        LayerInfo {
+            format,
+            subformat: subformat.into(),
+            identity: None,
+            details: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// A value of [`LayerInfo::details`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// Words.
+    Text(String),
+    /// A number.
+    Number(u64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+/// How a delta names the image it stands on.
+#[derive(Debug, Clone)]
+pub struct ParentReference {
+    /// Names to try, best first, as the image writes them (with `/` between folders).
+    pub names: Vec<String>,
+    /// What holds the names, for messages ("parent locator").
+    pub structure: &'static str,
+    /// The parent's format, where the image says it.
+    pub format: Option<Format>,
+    /// The identity that the parent must have.
+    pub identity: Option<Uuid>,
+}
+
+/// One format: a line in [`DRIVERS`].
+pub trait Driver: Sync {
+    /// The format.
+    fn format(&self) -> Format;
+
+    /// File name extensions, lower case, the usual one first.
+    fn extensions(&self) -> &'static [&'static str];
+
+    /// Whether the file carries the format's magic.
+    fn recognises(&self, head: &Head) -> bool;
+
+    /// Opens the image in `storage`, without its parents.
+    ///
+    /// # Errors
+    /// Whatever the image has wrong that can be seen without reading all of its tables.
+    fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer>;
+
+    /// The options that writing takes.
+    fn options(&self) -> &'static [OptionSpec];
+
+    /// The layout of a new image for a disk of `size` bytes.
+    ///
+    /// # Errors
+    /// `Limit` when the format cannot hold it, `Usage` for impossible options.
+    fn target(&self, size: u64, options: &Options) -> Result<Box<dyn BlockTarget>>;
+}
+
+/// The registry: what is supported.
+pub const DRIVERS: &[&dyn Driver] = &[
+    &crate::qcow2::Qcow2Driver,
+    &crate::vhd::VhdDriver,
+    // Last: it takes everything that nobody else recognises.
+    &crate::raw::RawDriver,
+];
+
+/// The driver of a format.
+pub fn driver(format: Format) -> &'static dyn Driver {
+    DRIVERS
+        .iter()
+        .copied()
+        .find(|d| d.format() == format)
+        .unwrap_or(&crate::raw::RawDriver)
+}
+
+/// The format that `-f` or `-O` call `name`; `vpc` is QEMU's word for `vhd`.
+///
+/// # Errors
+/// `Usage` when there is none.
+pub fn format_by_name(name: &str) -> Result<Format> {
+    let wanted = match name {
+        "vpc" => "vhd",
+        other => other,
+    };
+    DRIVERS
+        .iter()
+        .map(|d| d.format())
+        .find(|f| f.name() == wanted)
+        .ok_or_else(|| {
+            let known: Vec<_> = DRIVERS.iter().map(|d| d.format().name()).collect();
+            Error::usage("format", "is not supported")
+                .found(format!("{name:?}"))
+                .expected(known.join(", "))
+        })
+}

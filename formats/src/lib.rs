@@ -1,0 +1,66 @@
+//! What disk images say: where the bytes of a virtual disk stand, and where the bytes of a copy go.
+//!
+//! A format is a map. Its reader only answers *where the bytes of this range are*; its writer only answers *where this
+//! block goes* and, at the end, writes its tables. Neither opens threads, compresses, looks for zeros or loops over the
+//! disk: that is the engine's business (`diskferry-transfer`), done once for every pair of formats.
+//!
+//! ```text
+//!      file name ──probe──► Driver ──open──► Layer ─┐
+//!                              │                    ├─ Stack ─► BlockSource: map(offset) → Run { len, Mapping }
+//!                              │       parent's Layer ─┘             Absent · Zero · Stored{storage, offset} · Packed{…}
+//!                              └──target──► BlockTarget: place(offset, len) → Placement · zero · finish → tables
+//! ```
+//!
+//! The life of a reader: [`open()`] looks at the file ([`probe`]), opens it with its [`Driver`], follows what it stands
+//! on under a [`ReferencePolicy`], and answers with an [`Image`], whose `source` is one [`BlockSource`] whatever the
+//! number of files. The life of a writer: [`Driver::target`] checks the limits of the format, `place` and `zero` are
+//! called in ascending guest order, `finish` writes the tables that were not complete before.
+//!
+//! **`Absent` and `Zero` are never confused.** Over a parent they mean different things: "ask below" and "zeros".
+//!
+//! **Images are hostile.** Nothing here panics, loops or allocates without a bound on any input. A structure that
+//! exists as a value was checked when it was parsed.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`source`], [`target`] | the two traits, [`Run`] and [`Mapping`], [`Placement`] |
+//! | [`storage`] | files, block devices, slices of them, memory |
+//! | [`driver`] | the registry: one line a format |
+//! | [`probe`], [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
+//! | [`stack`] | chains and windows: disks made of disks |
+//! | [`reader`], [`codec`] | from a run to its bytes |
+//! | [`table`] | big tables, read by pages |
+//! | [`options`] | `-o key=value` |
+//! | [`raw`], [`vhd`], [`qcow2`] | one folder a format, one file an on-disk structure |
+
+pub mod codec;
+pub mod driver;
+mod error;
+pub mod open;
+pub mod options;
+pub mod probe;
+pub mod qcow2;
+pub mod raw;
+pub mod reader;
+pub mod reference;
+pub mod source;
+pub mod stack;
+pub mod storage;
+pub mod table;
+pub mod target;
+pub mod vhd;
+
+pub use codec::Codec;
+pub use driver::{
+    DRIVERS, Detail, Driver, Format, Layer, LayerInfo, OpenContext, driver, format_by_name,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use open::{Image, LayerFile, open, open_storage};
+pub use options::Options;
+pub use probe::{format_by_extension, probe};
+pub use reader::RunReader;
+pub use reference::ReferencePolicy;
+pub use source::{BlockSource, Mapping, Run, run_at};
+pub use stack::{Stack, Window};
+pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
+pub use target::{BlockTarget, Identity, Placement, Summary, TableWrite};

@@ -1,0 +1,176 @@
+//! Opening an image: the file, then the files it stands on, into one disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
+use crate::error::{Error, Result};
+use crate::probe::probe;
+use crate::source::BlockSource;
+use crate::stack::Stack;
+use crate::storage::{FileStorage, StorageRef};
+
+/// Layers that a chain may have. Products stop far below; a longer one is an attack or a mistake.
+pub const MAX_CHAIN: usize = 64;
+
+/// An image with all it stands on.
+pub struct Image {
+    /// The disk as its guest sees it.
+    pub source: Arc<dyn BlockSource>,
+    /// The files of the chain, the one that was named first.
+    pub layers: Vec<LayerFile>,
+    /// Every file that is read from.
+    pub storages: Vec<StorageRef>,
+}
+
+/// One file of a chain.
+pub struct LayerFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says about itself.
+    pub info: LayerInfo,
+    /// Its own map, without its parents.
+    pub source: Arc<dyn BlockSource>,
+    /// The file's bytes.
+    pub storage: StorageRef,
+}
+
+impl Image {
+    /// The layer that was named.
+    pub fn tip(&self) -> Option<&LayerFile> {
+        self.layers.first()
+    }
+
+    /// Fails when one of its files changed since it was opened.
+    ///
+    /// # Errors
+    /// `Refused` when one did.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.storages.iter().try_for_each(|s| s.check_unchanged())
+    }
+}
+
+/// Opens the image at `path`, as `format` or as what it looks like, and all it stands on.
+///
+/// # Errors
+/// What is wrong with any of the files; `Refused` for a reference that the policy does not allow.
+pub fn open(path: &Path, format: Option<Format>, context: &OpenContext) -> Result<Image> {
+    let storage: StorageRef = Arc::new(FileStorage::open(path)?);
+    open_storage(storage, format, context)
+}
+
+/// As [`open`], for an image that is in a storage already.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_storage(
+    storage: StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<Image> {
+    let mut layers: Vec<LayerFile> = Vec::new();
+    let mut storages = Vec::new();
+    let mut next = Some((storage, format, None::<ParentReference>));
+    while let Some((storage, format, asked_for)) = next.take() {
+        check_chain(&layers, &storage)?;
+        let path = storage.path().to_owned();
+        let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(&path))?;
+        if let Some(reference) = &asked_for {
+            check_identity(reference, &layer, &path)?;
+        }
+        if let Some(reference) = layer.parent {
+            let (parent, as_format) = open_parent(&path, &reference, context)?;
+            next = Some((parent, as_format, Some(reference)));
+        }
+        storages.push(storage.clone());
+        storages.extend(layer.storages);
+        layers.push(LayerFile {
+            path,
+            info: layer.info,
+            source: layer.source,
+            storage,
+        });
+    }
+    let mut sources = layers.iter().map(|l| l.source.clone());
+    let Some(tip) = sources.next() else {
+        return Err(Error::malformed("chain", "has no layer"));
+    };
+    let parents: Vec<_> = sources.collect();
+    let source = if parents.is_empty() {
+        tip
+    } else {
+        Arc::new(Stack::new(tip, parents))
+    };
+    Ok(Image {
+        source,
+        layers,
+        storages,
+    })
+}
+
+fn open_layer(
+    storage: &StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<Layer> {
+    let format = match format {
+        Some(format) => format,
+        None => probe(storage.as_ref())?,
+    };
+    driver(format).open(storage.clone(), context)
+}
+
+fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {
+    if layers.len() >= MAX_CHAIN {
+        return Err(Error::limit("chain", "has too many layers")
+            .expected(format!("at most {MAX_CHAIN}"))
+            .in_file(storage.path()));
+    }
+    let id = storage.file_id();
+    if id.is_some() && layers.iter().any(|l| l.storage.file_id() == id) {
+        return Err(
+            Error::malformed("chain", "is a circle: the file is its own ancestor")
+                .in_file(storage.path()),
+        );
+    }
+    Ok(())
+}
+
+fn open_parent(
+    child: &Path,
+    reference: &ParentReference,
+    context: &OpenContext,
+) -> Result<(StorageRef, Option<Format>)> {
+    let mut failure = None;
+    for name in &reference.names {
+        match context.references.open(child, name, reference.structure) {
+            Ok(storage) => return Ok((Arc::new(storage), reference.format)),
+            // The first name is the one that people know.
+            Err(e) => failure = failure.or(Some(e)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| {
+        Error::malformed(reference.structure, "is a delta, but names no parent").in_file(child)
+    }))
+}
+
+fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
+    let Some(expected) = reference.identity else {
+        return Ok(());
+    };
+    if parent.info.identity == Some(expected) {
+        return Ok(());
+    }
+    Err(
+        Error::malformed(reference.structure, "the parent is another image")
+            .found(
+                parent
+                    .info
+                    .identity
+                    .map_or("no id".to_owned(), |id| format!("id {id}")),
+            )
+            .expected(format!("id {expected}"))
+            .hint("find the parent that the child was made on")
+            .in_file(path),
+    )
+}

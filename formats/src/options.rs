@@ -1,0 +1,136 @@
+//! The `-o key=value` options of a format: declared once as data, parsed in one place.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+
+/// One option of a format.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// Its key.
+    pub key: &'static str,
+    /// Its values, as a person reads them.
+    pub values: &'static str,
+    /// What it is without being given.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// Options as given, each known to the format.
+#[derive(Debug, Clone, Default)]
+pub struct Options(BTreeMap<&'static str, String>);
+
+impl Options {
+    /// Takes `key=value` pairs, each known by `specs`; a later one replaces an earlier one.
+    ///
+    /// # Errors
+    /// `Usage` for a key that the format does not have or a pair without `=`.
+    pub fn new(specs: &'static [OptionSpec], pairs: &[String]) -> Result<Options> {
+        let mut map = BTreeMap::new();
+        for pair in pairs.iter().flat_map(|p| p.split(',')) {
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Error::usage("-o", "wants key=value").found(format!("{pair:?}")))?;
+            let spec = specs.iter().find(|s| s.key == key).ok_or_else(|| {
+                let known: Vec<_> = specs.iter().map(|s| s.key).collect();
+                Error::usage("-o", "the format has no such option")
+                    .found(format!("{key:?}"))
+                    .expected(if known.is_empty() {
+                        "none: the format has no options".to_owned()
+                    } else {
+                        known.join(", ")
+                    })
+            })?;
+            map.insert(spec.key, value.to_owned());
+        }
+        Ok(Options(map))
+    }
+
+    /// The value of `key`, if it was given.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// The value of `key` as a size (`64k`, `2M`), or `default`.
+    ///
+    /// # Errors
+    /// `Usage` when it is no size.
+    pub fn size(&self, key: &'static str, default: u64) -> Result<u64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(text) => parse_size(text).ok_or_else(|| bad_value(key, text, "a size like 64k")),
+        }
+    }
+
+    /// The value of `key`, one of `choices` (a name and what it means), or the first of them.
+    ///
+    /// # Errors
+    /// `Usage` when it is none of them.
+    pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&'static str, T)]) -> Result<T> {
+        let names = || choices.iter().map(|c| c.0).collect::<Vec<_>>().join(", ");
+        let text = self.get(key).or(choices.first().map(|c| c.0)).unwrap_or("");
+        choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value)
+            .ok_or_else(|| bad_value(key, text, &names()))
+    }
+}
+
+/// An error about the value of an option.
+pub fn bad_value(key: &'static str, found: &str, expected: &str) -> Error {
+    Error::usage(format!("-o {key}"), "not a possible value")
+        .found(format!("{found:?}"))
+        .expected(expected)
+}
+
+/// A size in bytes: a whole number, or one with `k`, `M`, `G`, `T` (powers of 1024).
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..)? {
+        "" | "b" | "B" => 0,
+        "k" | "K" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        "T" | "t" | "TiB" => 40,
+        _ => return None,
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPECS: &[OptionSpec] = &[OptionSpec {
+        key: "subformat",
+        values: "dynamic|fixed",
+        default: "dynamic",
+        help: "",
+    }];
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(parse_size("64k"), Some(65536));
+        assert_eq!(parse_size("513"), Some(513));
+        assert_eq!(parse_size("16T"), Some(16 << 40));
+        for bad in ["", "k", "1.5G", "-1", "99999999T", "1x", "1 k"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_values_are_told() {
+        assert!(Options::new(SPECS, &["size=1".into()]).is_err());
+        assert!(Options::new(SPECS, &["subformat".into()]).is_err());
+        let options = Options::new(SPECS, &["subformat=fixed".into()]).unwrap();
+        let choices = [("dynamic", 1), ("fixed", 2)];
+        assert_eq!(options.choice("subformat", &choices).unwrap(), 2);
+        let options = Options::new(SPECS, &["subformat=thin".into()]).unwrap();
+        assert!(options.choice("subformat", &choices).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Telling what a file is: by its content, with its name as a witness.
+//!
+//! Raw is never guessed against the evidence. A guest can write any header it likes into the first sector of its raw
+//! disk; whoever then trusts the header hands that guest a file of the host. So a name that says "raw" over a head that
+//! says otherwise is refused, and so is the reverse, until the user settles it.
+
+use std::path::Path;
+
+use crate::driver::{DRIVERS, Format, Head};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+/// Extensions by which people name raw disks.
+const RAW_EXTENSIONS: &[&str] = &["raw", "img", "dd"];
+
+/// Image formats that are recognised so that they are not taken for raw: name, offset of the magic, magic.
+const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
+    ("VHDX", 0, b"vhdxfile"),
+    ("VMDK", 0, b"KDMV"),
+    ("VMDK (COWD)", 0, b"COWD"),
+    ("VMDK (seSparse)", 0, b"\xbe\xba\xfe\xca\x00\x00\x00\x00"),
+    ("VMDK descriptor", 0, b"# Disk DescriptorFile"),
+    ("VMDK descriptor", 0, b"# Disk Descriptor File"),
+    ("VDI", 64, b"\x7f\x10\xda\xbe"),
+    ("QED", 0, b"QED\0"),
+    ("Parallels", 0, b"WithoutFreeSpace"),
+    ("Parallels", 0, b"WithouFreSpacExt"),
+    ("qcow version 1", 0, b"QFI\xfb\x00\x00\x00\x01"),
+    ("tar package (OVA, XVA)", 257, b"ustar"),
+    ("gzip", 0, b"\x1f\x8b\x08"),
+    ("xz", 0, b"\xfd7zXZ\0"),
+    ("zstd", 0, b"\x28\xb5\x2f\xfd"),
+    ("bzip2", 0, b"BZh"),
+];
+
+/// Finds the format of `storage` from its content, and holds it against its name.
+///
+/// # Errors
+/// `Malformed` when name and content contradict each other, `Unsupported` for a format that is known by name only.
+pub fn probe(storage: &dyn Storage) -> Result<Format> {
+    let head = Head::read(storage)?;
+    let path = storage.path();
+    let extension = extension(path);
+    let named_raw = RAW_EXTENSIONS.contains(&extension.as_str()) || storage.is_device();
+    let found = DRIVERS
+        .iter()
+        .find(|d| d.format() != Format::Raw && d.recognises(&head))
+        .map(|d| d.format());
+    if let Some(format) = found {
+        if named_raw {
+            return Err(contradiction(path, format.name()));
+        }
+        return Ok(format);
+    }
+    if let Some((name, _, _)) = KNOWN_BUT_UNSUPPORTED
+        .iter()
+        .find(|(_, offset, magic)| head.has(*offset, magic))
+    {
+        // Compressed bytes and tar headers are no disk image's magic: under a raw name they are content.
+        if named_raw {
+            return Err(contradiction(path, name));
+        }
+        return Err(
+            Error::unsupported("format", format!("{name} is not supported yet"))
+                .hint("say -f raw if the file is a raw disk that only looks like one")
+                .in_file(path),
+        );
+    }
+    match format_by_extension(path) {
+        Some(format) if format != Format::Raw => Err(Error::malformed(
+            "format",
+            format!("the name says {format}, but the content has no {format} magic"),
+        )
+        .hint(format!(
+            "the image is damaged or cut off; say -f raw if it is a raw disk, -f {format} to see what is wrong"
+        ))
+        .in_file(path)),
+        _ => Ok(Format::Raw),
+    }
+}
+
+fn contradiction(path: &Path, magic: &str) -> Error {
+    Error::malformed(
+        "format",
+        format!("the name says raw, but the content looks like {magic}"),
+    )
+    .hint("say -f raw if it is a raw disk, or -f with the format if the name is wrong")
+    .in_file(path)
+}
+
+/// The format that a file name ends in, if it does.
+pub fn format_by_extension(path: &Path) -> Option<Format> {
+    let extension = extension(path);
+    DRIVERS
+        .iter()
+        .find(|d| d.extensions().contains(&extension.as_str()))
+        .map(|d| d.format())
+}
+
+fn extension(path: &Path) -> String {
+    path.extension()
+        .map(|e| e.to_string_lossy().to_ascii_lowercase())
+        .unwrap_or_default()
+}

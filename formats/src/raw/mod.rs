@@ -1,0 +1,123 @@
+//! Raw images: the bytes of the disk, one after the other, any number of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext};
+use crate::error::Result;
+use crate::options::{OptionSpec, Options};
+use crate::source::{BlockSource, Mapping, Run};
+use crate::storage::{StorageRef, WritableStorage};
+use crate::target::{BlockTarget, Identity, Placement, Summary};
+
+/// A raw image has no blocks of its own: this is the page that file systems allocate.
+const BLOCK: u64 = 4096;
+
+/// Raw disks.
+pub struct RawDriver;
+
+impl Driver for RawDriver {
+    fn format(&self) -> Format {
+        Format::Raw
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["raw", "img", "dd"]
+    }
+
+    fn recognises(&self, _head: &Head) -> bool {
+        true
+    }
+
+    fn open(&self, storage: StorageRef, _context: &OpenContext) -> Result<Layer> {
+        Ok(Layer {
+            source: Arc::new(RawSource { storage }),
+            info: LayerInfo::new(Format::Raw, "plain"),
+            parent: None,
+            storages: Vec::new(),
+        })
+    }
+
+    fn options(&self) -> &'static [OptionSpec] {
+        &[]
+    }
+
+    fn target(&self, size: u64, _options: &Options) -> Result<Box<dyn BlockTarget>> {
+        Ok(Box::new(RawTarget { size }))
+    }
+}
+
+/// A storage that is the disk itself.
+pub struct RawSource {
+    storage: StorageRef,
+}
+
+impl RawSource {
+    /// The disk whose bytes are those of `storage`.
+    pub fn new(storage: StorageRef) -> RawSource {
+        RawSource { storage }
+    }
+}
+
+impl BlockSource for RawSource {
+    fn size(&self) -> u64 {
+        self.storage.len()
+    }
+
+    fn block_size(&self) -> u64 {
+        BLOCK
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        let (len, data) = self.storage.extent(offset, limit)?;
+        let mapping = if data {
+            Mapping::Stored {
+                storage: self.storage.clone(),
+                offset,
+            }
+        } else {
+            Mapping::Zero
+        };
+        Ok(Run::new(len, mapping))
+    }
+}
+
+struct RawTarget {
+    size: u64,
+}
+
+impl BlockTarget for RawTarget {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn block_size(&self) -> u64 {
+        BLOCK
+    }
+
+    fn is_sequential(&self) -> bool {
+        true
+    }
+
+    fn exact_length(&self) -> Option<u64> {
+        Some(self.size)
+    }
+
+    fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {
+        Ok(Placement {
+            offset: guest_offset,
+            len,
+        })
+    }
+
+    fn zero(&mut self, guest_offset: u64, len: u64) -> Result<Option<Range<u64>>> {
+        Ok(Some(guest_offset..guest_offset + len))
+    }
+
+    fn finish(self: Box<Self>, _identity: &Identity, out: &dyn WritableStorage) -> Result<Summary> {
+        out.set_len(self.size)?;
+        Ok(Summary {
+            file_size: self.size,
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! Files that an image names: found only where the user lets us look.
+//!
+//! Names inside an image are chosen by whoever made it. They are followed only to plain files in the image's own folder
+//! or below a folder that the user allowed; never to devices, pipes, URLs, through `..`, or through a symbolic link
+//! that leaves those folders.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::storage::FileStorage;
+
+/// Which files named inside images may be opened.
+#[derive(Debug, Clone, Default)]
+pub struct ReferencePolicy {
+    allowed: Vec<PathBuf>,
+}
+
+impl ReferencePolicy {
+    /// Files beside the image, and below each of `folders`.
+    ///
+    /// # Errors
+    /// `Io` when a folder is not there.
+    pub fn new(folders: &[PathBuf]) -> Result<ReferencePolicy> {
+        let allowed = folders
+            .iter()
+            .map(|folder| {
+                folder
+                    .canonicalize()
+                    .map_err(|e| Error::io("allowed folder", e).in_file(folder))
+            })
+            .collect::<Result<_>>()?;
+        Ok(ReferencePolicy { allowed })
+    }
+
+    /// Opens the file that `image` calls `name`, relative to the image's folder when the name is relative.
+    /// `structure` is what holds the name ("backing file name", "parent locator"), for messages.
+    ///
+    /// # Errors
+    /// `Refused` when the policy does not allow it, `Io` when it is not there.
+    pub fn open(&self, image: &Path, name: &str, structure: &'static str) -> Result<FileStorage> {
+        let refuse = |why: &'static str| {
+            Error::refused(structure, why)
+                .found(format!("{name:?}"))
+                .in_file(image)
+        };
+        check_name(name).map_err(refuse)?;
+        let folder = own_folder(image)?;
+        let wanted = folder.join(name);
+        let (Some(parent), Some(file_name)) = (wanted.parent(), wanted.file_name()) else {
+            return Err(refuse("names no file"));
+        };
+        let missing = |e: std::io::Error| {
+            let kind = if e.kind() == std::io::ErrorKind::NotFound {
+                ErrorKind::Refused
+            } else {
+                ErrorKind::Io
+            };
+            let what = Error::new(kind, structure, format!("cannot be opened: {e}"))
+                .found(format!("{name:?}"))
+                .in_file(image);
+            match kind {
+                ErrorKind::Refused => what.hint(
+                    "put the file beside the image, or name its folder with --allow-references DIR",
+                ),
+                _ => what,
+            }
+        };
+        // The folder is resolved first and judged by where it really is. An absent folder outside is not told apart from
+        // a forbidden one: an image must not be able to ask what exists.
+        let real_folder = parent.canonicalize().map_err(missing)?;
+        let real = real_folder.join(file_name);
+        let real = match std::fs::symlink_metadata(&real) {
+            Ok(meta) if meta.file_type().is_symlink() => real.canonicalize().map_err(missing)?,
+            _ => real,
+        };
+        if !self.allows(&folder, &real) {
+            return Err(refuse("leads out of the image's own folder")
+                .hint("if you trust it, name the folder with --allow-references DIR"));
+        }
+        let meta = std::fs::symlink_metadata(&real).map_err(missing)?;
+        if !meta.file_type().is_file() {
+            return Err(refuse("leads to something that is no plain file"));
+        }
+        let file = File::options()
+            .read(true)
+            .custom_flags(
+                (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32,
+            )
+            .open(&real)
+            .map_err(missing)?;
+        FileStorage::from_file(file, &real)
+    }
+
+    fn allows(&self, folder: &Path, real: &Path) -> bool {
+        real.parent() == Some(folder)
+            || self.allowed.iter().any(|allowed| real.starts_with(allowed))
+    }
+}
+
+fn own_folder(image: &Path) -> Result<PathBuf> {
+    let folder = match image.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    folder
+        .canonicalize()
+        .map_err(|e| Error::io("folder of the image", e).in_file(image))
+}
+
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("is empty");
+    }
+    if name.contains('\0') {
+        return Err("contains a NUL byte");
+    }
+    if has_scheme(name) {
+        return Err("is a URL or a driver string, not a file");
+    }
+    if Path::new(name)
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        return Err("goes through \"..\"");
+    }
+    Ok(())
+}
+
+/// Whether a name starts like `nbd:`, `json:`, `https://`: letters, digits, `+`, `-`, `.` and a colon before any slash.
+fn has_scheme(name: &str) -> bool {
+    let Some((scheme, _)) = name.split_once(':') else {
+        return false;
+    };
+    !scheme.is_empty()
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Storage;
+    use std::os::unix::fs::symlink;
+
+    struct Folders {
+        root: tempfile::TempDir,
+        image: PathBuf,
+    }
+
+    fn folders() -> Folders {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["own/sub", "other"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for file in ["own/base", "own/sub/base", "other/base"] {
+            std::fs::write(root.path().join(file), file).unwrap();
+        }
+        symlink(root.path().join("other/base"), root.path().join("own/out")).unwrap();
+        symlink("base", root.path().join("own/in")).unwrap();
+        symlink("/dev/zero", root.path().join("own/device")).unwrap();
+        let image = root.path().join("own/image");
+        Folders { root, image }
+    }
+
+    fn kind(policy: &ReferencePolicy, image: &Path, name: &str) -> Option<ErrorKind> {
+        policy
+            .open(image, name, "backing file")
+            .err()
+            .map(|e| e.kind())
+    }
+
+    #[test]
+    fn only_plain_files_beside_the_image_are_followed() {
+        let f = folders();
+        let policy = ReferencePolicy::default();
+        let beside = f.root.path().join("own/base");
+        for name in ["base", "./base", "in", beside.to_str().unwrap()] {
+            assert_eq!(kind(&policy, &f.image, name), None, "{name}");
+        }
+        let outside = f.root.path().join("other/base");
+        for name in [
+            "../other/base",
+            "sub/../base",
+            "sub/base",
+            "out",
+            "device",
+            "/dev/zero",
+            "/etc/hostname",
+            outside.to_str().unwrap(),
+            "nbd:localhost:1",
+            "json:{}",
+            "https://example.org/x",
+            "",
+            "a\0b",
+            ".",
+            "sub",
+            "absent",
+        ] {
+            assert_eq!(
+                kind(&policy, &f.image, name),
+                Some(ErrorKind::Refused),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_allowed_folder_widens_it() {
+        let f = folders();
+        let policy = ReferencePolicy::new(&[f.root.path().join("other")]).unwrap();
+        let outside = f.root.path().join("other/base");
+        assert_eq!(kind(&policy, &f.image, outside.to_str().unwrap()), None);
+        assert_eq!(kind(&policy, &f.image, "out"), None);
+        assert_eq!(
+            kind(&policy, &f.image, "../other/base"),
+            Some(ErrorKind::Refused)
+        );
+        assert_eq!(policy.open(&f.image, "out", "x").unwrap().len(), 10);
+    }
+}

@@ -1,0 +1,88 @@
+//! The writing side of a format: where the bytes of a guest range go, and the tables that say so.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::storage::WritableStorage;
+
+/// Where a copy goes: the layout of an image that is being written.
+///
+/// `place` and `zero` are called in ascending guest order from one thread at a time; they touch memory only, and what
+/// they answer depends on the sequence of calls alone, so that the same content makes the same file. The storage reads
+/// as zeros wherever nothing is written.
+pub trait BlockTarget: Send {
+    /// Guest-visible size in bytes that the image will have: never less than was asked for.
+    fn size(&self) -> u64;
+
+    /// Unit in which the image allocates, in bytes.
+    fn block_size(&self) -> u64;
+
+    /// Whether everything, tables included, is written in ascending file order, so that a pipe can take it.
+    fn is_sequential(&self) -> bool;
+
+    /// The file length of the finished image, where it does not depend on the content.
+    fn exact_length(&self) -> Option<u64> {
+        None
+    }
+
+    /// Finds the place for the `len` guest bytes at `guest_offset`, none of them placed before. The answer may cover
+    /// only a first part; it is asked again for the rest. What a block has besides stays zero.
+    ///
+    /// # Errors
+    /// `Limit` when the format cannot hold more.
+    fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement>;
+
+    /// Notes that the `len` guest bytes at `guest_offset` read as zeros. Answers the file range that must be made to
+    /// read as zeros for that, if the format keeps one (a raw image does, a table entry that says "zero" does not).
+    ///
+    /// # Errors
+    /// `Limit` when the format cannot hold more.
+    fn zero(&mut self, guest_offset: u64, len: u64) -> Result<Option<Range<u64>>>;
+
+    /// Tables that are complete by now and can be stored. Asked after every `place` and `zero`, so that a target never
+    /// has to keep the tables of a whole disk in memory.
+    fn take_tables(&mut self) -> Vec<TableWrite> {
+        Vec::new()
+    }
+
+    /// Writes tables, headers, footer; then the image is whole. All blocks are stored by then.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn finish(self: Box<Self>, identity: &Identity, out: &dyn WritableStorage) -> Result<Summary>;
+}
+
+/// Where placed guest bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// File offset of the first byte.
+    pub offset: u64,
+    /// Bytes that the answer covers, at least 1.
+    pub len: u64,
+}
+
+/// A piece of metadata that is ready to be stored.
+#[derive(Debug, Clone)]
+pub struct TableWrite {
+    /// File offset of the first byte.
+    pub offset: u64,
+    /// What to store there.
+    pub bytes: Cow<'static, [u8]>,
+}
+
+/// The ids and times of a new image: random and now, or made from its content.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity {
+    /// A UUID in the order in which it is printed.
+    pub id: [u8; 16],
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub unix_time: u64,
+}
+
+/// What a finished image is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Length of the file in bytes.
+    pub file_size: u64,
+}
