@@ -1,1 +1,52 @@
-//! x
+//! The engine: moves the bytes that the formats point at.
+//!
+//! ```text
+//!            map                          place
+//!  BlockSource ──► segments of 2 MiB, in parallel: ──► in guest order: ──► in parallel: ──► Output
+//!                  read · unpack · zero? · hash        BlockTarget::place    store          file · device · pipe
+//!                                                      digest
+//! ```
+//!
+//! Every pair of formats goes through the one [`pass`]; converting, digesting and verifying are the same pass with
+//! different things asked of it. [`compare`](mod@compare) runs two disks side by side over the same [`pipeline`].
+//!
+//! What callers may rely on:
+//! * **Order.** Blocks are placed in guest order whatever the number of threads: the same content makes the same file.
+//! * **Memory.** One segment a worker is in flight; the map is asked for just ahead of the copy.
+//! * **Whole or absent.** A target file has its name only when it is complete, synced and, if asked for, verified.
+//! * **Stopping.** `cancel` is looked at between segments; every way out removes what was begun.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`convert`](mod@convert) | one conversion from end to end: space, copy, tables, verify, put in place |
+//! | [`pass`], [`store`] | one pass over a disk; from placements to writes |
+//! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
+//! | [`digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
+//! | [`compare`](mod@compare), [`count`] | two disks side by side; how much is data |
+//! | [`output`] | files, devices, pipes; direct I/O |
+//! | [`zero`], [`buffer`], [`reflink`], [`salvage`], [`progress`] | small tools |
+
+pub mod affordable;
+pub mod buffer;
+pub mod compare;
+pub mod convert;
+pub mod count;
+pub mod digest;
+mod error;
+pub mod output;
+pub mod pass;
+pub mod pipeline;
+pub mod progress;
+pub mod reflink;
+pub mod salvage;
+pub mod segments;
+pub mod store;
+pub mod zero;
+
+pub use compare::{Comparison, Difference, compare};
+pub use convert::{ConvertOptions, Converted, Place, convert, digest};
+pub use digest::Algorithm;
+pub use error::{Error, Result};
+pub use pass::Setting;
+pub use progress::Progress;
+pub use salvage::{Hole, Losses, Salvage};

@@ -1,0 +1,409 @@
+//! Converting an image: the pass over its content, and everything that makes the result whole, proved, and in place.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use formats::{
+    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, StorageRef, Window, driver,
+    reader::read_guest,
+};
+
+use crate::digest::Algorithm;
+use crate::error::Result;
+use crate::output::file::already_there;
+use crate::output::{DeviceOutput, FileOutput, Output, StreamOutput};
+use crate::pass::{self, Destination, Outcome, Setting, Wanted};
+use crate::reflink;
+
+/// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
+pub const DEFAULT_SPARSE: u64 = 4096;
+
+/// Inside the block of a target, zeros shorter than this are stored with the data around them: fewer, larger writes.
+const SPARSE_INSIDE_BLOCK: u64 = 64 << 10;
+
+/// Where the result goes.
+pub enum Place<'a> {
+    /// A new file, which replaces an existing one only if `force` is set.
+    File {
+        /// Its name.
+        path: &'a Path,
+        /// Whether it may replace a file.
+        force: bool,
+    },
+    /// An existing block device.
+    Device(&'a Path),
+    /// Standard output, or whatever takes bytes in order.
+    Stream(Box<dyn Write + Send + 'a>),
+}
+
+/// How an image is converted.
+#[derive(Debug, Clone, Default)]
+pub struct ConvertOptions {
+    /// Unit in bytes in which zeros are looked for; 0 stores everything; `None` is [`DEFAULT_SPARSE`].
+    pub sparse: Option<u64>,
+    /// Digests of the guest content to compute on the way.
+    pub digests: Vec<Algorithm>,
+    /// Whether to read the target back and compare.
+    pub verify: bool,
+    /// Ids and times from the content and from this time (seconds since 1970), not random and not now.
+    pub reproducible: Option<u64>,
+    /// Whether a raw file may become a clone of its source on file systems that can.
+    pub reflink: bool,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Converted {
+    /// Guest-visible size of the source in bytes.
+    pub source_size: u64,
+    /// Guest-visible size of the target in bytes: never less.
+    pub target_size: u64,
+    /// Length of the target file in bytes.
+    pub file_size: u64,
+    /// Guest bytes that hold data.
+    pub data_bytes: u64,
+    /// Guest bytes that are zero.
+    pub zero_bytes: u64,
+    /// The digests asked for.
+    pub digests: Vec<(Algorithm, String)>,
+    /// Whether the target was read back and found equal.
+    pub verified: bool,
+    /// The BLAKE3 of the guest content that verifying yields besides, unless there were too many zeros to hash.
+    pub verified_digest: Option<String>,
+    /// Whether the target is a clone that shares the source's blocks.
+    pub reflinked: bool,
+    /// Size of the device behind the end of the disk, which was left alone.
+    pub left_on_device: u64,
+}
+
+/// Converts `image` to `format` at `place`.
+///
+/// # Errors
+/// What is wrong with the image, the target or the storage. Nothing is left behind at `place` then, unless it is a
+/// device, whose front is cleared.
+pub fn convert(
+    image: &Image,
+    format: Format,
+    format_options: &Options,
+    place: Place<'_>,
+    options: &ConvertOptions,
+    setting: &Setting<'_>,
+) -> Result<Converted> {
+    let target = driver(format).target(image.source.size(), format_options)?;
+    let job = Job {
+        image,
+        format,
+        options,
+        setting,
+    };
+    match place {
+        Place::File { path, force } => job.to_file(target, path, force),
+        Place::Device(path) => job.to_device(target, path),
+        Place::Stream(writer) => job.to_stream(target, writer),
+    }
+}
+
+struct Job<'a> {
+    image: &'a Image,
+    format: Format,
+    options: &'a ConvertOptions,
+    setting: &'a Setting<'a>,
+}
+
+impl Job<'_> {
+    fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
+        if let Ok(meta) = std::fs::metadata(path) {
+            self.refuse_own_source(path)?;
+            if meta.is_dir() {
+                return Err(Error::refused("target", "is a folder").in_file(path).into());
+            }
+        }
+        if !force && std::fs::symlink_metadata(path).is_ok() {
+            return Err(already_there(path).into());
+        }
+        let output = FileOutput::create(path)?;
+        self.check_space(target.as_ref(), &output, path)?;
+        let mut done = if self.can_reflink() && self.reflink(&output) {
+            self.after_reflink(target, &output)?
+        } else {
+            self.copy(target, &output)?
+        };
+        if self.options.verify {
+            self.verify(&output, &mut done, true)?;
+        }
+        output.commit(force)?;
+        Ok(done.converted)
+    }
+
+    fn to_device(&self, target: Box<dyn BlockTarget>, path: &Path) -> Result<Converted> {
+        if self.format != Format::Raw {
+            return Err(Error::unsupported(
+                "target device",
+                format!("{} images are written to files only", self.format),
+            )
+            .hint("-O raw writes the disk itself to the device")
+            .in_file(path)
+            .into());
+        }
+        self.refuse_own_source(path)?;
+        let output = DeviceOutput::open(path, target.size())?;
+        output.begin()?;
+        let left = output.len() - target.size();
+        let mut done = self.copy(target, &output)?;
+        output.commit()?;
+        if self.options.verify {
+            self.verify(&output, &mut done, false)?;
+        }
+        done.converted.left_on_device = left;
+        Ok(done.converted)
+    }
+
+    fn to_stream(
+        &self,
+        target: Box<dyn BlockTarget>,
+        writer: Box<dyn Write + Send + '_>,
+    ) -> Result<Converted> {
+        let unsupported = |why: String, hint: &'static str| {
+            let error = Error::unsupported("standard output", why).hint(hint);
+            Err(crate::Error::from(error.in_file(Path::new("-"))))
+        };
+        if !target.is_sequential() {
+            return unsupported(
+                format!(
+                    "a {} image of this kind cannot be written in one go",
+                    self.format
+                ),
+                "write it to a file; raw and fixed VHD can go to a pipe",
+            );
+        }
+        if self.options.verify {
+            return unsupported(
+                "cannot be read back".to_owned(),
+                "leave out --verify; --digest tells what was sent",
+            );
+        }
+        let output = StreamOutput::new(writer);
+        Ok(self.copy(target, &output)?.converted)
+    }
+
+    /// The pass, and the tables after it.
+    fn copy(&self, target: Box<dyn BlockTarget>, output: &dyn Output) -> Result<Done> {
+        let wanted = Wanted {
+            digests: self.options.digests.clone(),
+            affordable_digest: self.options.verify && self.options.digests.is_empty(),
+            fingerprint: self.options.verify || self.options.reproducible.is_some(),
+        };
+        let (size, target_size) = (self.image.source.size(), target.size());
+        let sparse = self.scan_unit(target.block_size());
+        let destination = Destination {
+            target,
+            output,
+            sparse,
+        };
+        let mut outcome = pass::run(
+            self.image.source.as_ref(),
+            &wanted,
+            Some(destination),
+            self.setting,
+        )?;
+        self.image.check_unchanged()?;
+        let mut file_size = 0;
+        if let Some(target) = outcome.target.take() {
+            let identity = self.identity(&outcome);
+            file_size = target.finish(&identity, output)?.file_size;
+        }
+        output.sync()?;
+        Ok(Done {
+            fingerprint: outcome.fingerprint,
+            converted: Converted {
+                source_size: size,
+                target_size,
+                file_size,
+                data_bytes: outcome.data_bytes,
+                zero_bytes: outcome.zero_bytes,
+                digests: outcome.digests,
+                verified_digest: outcome.affordable_digest,
+                ..Converted::default()
+            },
+        })
+    }
+
+    /// Unit of the zero scan for a target that allocates in units of `block`.
+    fn scan_unit(&self, block: u64) -> u64 {
+        match self.options.sparse {
+            Some(0) => 0,
+            sparse => sparse
+                .unwrap_or(DEFAULT_SPARSE)
+                .max(block.min(SPARSE_INSIDE_BLOCK)),
+        }
+    }
+
+    fn identity(&self, outcome: &Outcome) -> Identity {
+        match (self.options.reproducible, outcome.fingerprint) {
+            (Some(unix_time), Some(fingerprint)) => {
+                let mut id = [0; 16];
+                id.copy_from_slice(&fingerprint[..16]);
+                Identity {
+                    id: uuid::Builder::from_custom_bytes(id)
+                        .into_uuid()
+                        .into_bytes(),
+                    unix_time,
+                }
+            }
+            _ => Identity {
+                id: uuid::Uuid::new_v4().into_bytes(),
+                unix_time: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_secs()),
+            },
+        }
+    }
+
+    /// A target of known size that certainly does not fit is refused before the first byte.
+    fn check_space(
+        &self,
+        target: &dyn BlockTarget,
+        output: &FileOutput,
+        path: &Path,
+    ) -> Result<()> {
+        let needed = match (target.exact_length(), self.options.sparse) {
+            (Some(length), Some(0)) => length,
+            _ => return Ok(()),
+        };
+        let free = output.free_space()?;
+        if free >= needed {
+            return Ok(());
+        }
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        Err(Error::io("check for free space", full)
+            .found(format!("{free} bytes free"))
+            .expected(format!("{needed} bytes"))
+            .in_file(path)
+            .into())
+    }
+
+    fn refuse_own_source(&self, path: &Path) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(meta) = std::fs::metadata(path) else {
+            return Ok(());
+        };
+        let id = Some((meta.dev(), meta.ino()));
+        if self.image.storages.iter().any(|s| s.file_id() == id) {
+            return Err(Error::refused(
+                "target",
+                "is the source, or a file that the source stands on",
+            )
+            .hint("write to another name")
+            .in_file(path)
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Only a raw file to a raw file, whole and unscanned, is the same bytes.
+    fn can_reflink(&self) -> bool {
+        let raw = |format| format == Format::Raw;
+        self.options.reflink
+            && self.options.sparse.is_none()
+            && raw(self.format)
+            && self.image.layers.len() == 1
+            && self.image.tip().is_some_and(|tip| raw(tip.info.format))
+            && self.setting.salvage.is_none()
+    }
+
+    fn reflink(&self, output: &FileOutput) -> bool {
+        let source = self.image.tip().and_then(|tip| tip.storage.whole_file());
+        source.is_some_and(|source| reflink::clone_file(source, output.file()))
+    }
+
+    /// What a clone still owes: digests, and the counts.
+    fn after_reflink(&self, target: Box<dyn BlockTarget>, output: &FileOutput) -> Result<Done> {
+        let size = target.size();
+        output.sync()?;
+        let wanted = Wanted {
+            digests: self.options.digests.clone(),
+            affordable_digest: self.options.verify && self.options.digests.is_empty(),
+            fingerprint: self.options.verify,
+        };
+        let source = self.image.source.as_ref();
+        let asked = wanted.fingerprint || !wanted.digests.is_empty();
+        let outcome = if asked {
+            pass::run(source, &wanted, None, self.setting)?
+        } else {
+            crate::count::count(source, self.setting)?
+        };
+        self.image.check_unchanged()?;
+        Ok(Done {
+            fingerprint: outcome.fingerprint,
+            converted: Converted {
+                source_size: size,
+                target_size: size,
+                file_size: size,
+                data_bytes: outcome.data_bytes,
+                zero_bytes: outcome.zero_bytes,
+                digests: outcome.digests,
+                verified_digest: outcome.affordable_digest,
+                reflinked: true,
+                ..Converted::default()
+            },
+        })
+    }
+
+    /// Reads the target back through the reader that anybody would use, and holds it against what the source held.
+    fn verify(&self, output: &dyn Output, done: &mut Done, padded: bool) -> Result<()> {
+        self.setting.progress.set_verifying();
+        let storage: StorageRef = output.read_back()?;
+        let layer = driver(self.format).open(storage, &OpenContext::default())?;
+        let size = self.image.source.size();
+        let window = Window::new(layer.source.clone(), size);
+        let wanted = Wanted {
+            fingerprint: true,
+            ..Wanted::default()
+        };
+        let strict = Setting {
+            salvage: None,
+            ..*self.setting
+        };
+        let outcome = pass::run(&window, &wanted, None, &strict)?;
+        let mut equal = outcome.fingerprint == done.fingerprint;
+        if padded {
+            // Rounding up adds less than a sector or a cluster; it must read as zeros.
+            let target_size = layer.source.size();
+            equal &= target_size == done.converted.target_size && target_size >= size;
+            let mut padding = vec![0; target_size.saturating_sub(size).min(2 << 20) as usize];
+            if !padding.is_empty() {
+                read_guest(layer.source.as_ref(), size, &mut padding)?;
+            }
+            equal &= crate::zero::is_zero(&padding);
+        }
+        if !equal {
+            return Err(crate::Error::VerifyFailed);
+        }
+        done.converted.verified = true;
+        Ok(())
+    }
+}
+
+/// A finished copy, not yet in place.
+struct Done {
+    converted: Converted,
+    fingerprint: Option<[u8; 32]>,
+}
+
+/// Digests of the guest content of `source`.
+///
+/// # Errors
+/// Those of the source; `Interrupted`.
+pub fn digest(
+    source: &Arc<dyn formats::BlockSource>,
+    algorithms: &[Algorithm],
+    setting: &Setting<'_>,
+) -> Result<Vec<(Algorithm, String)>> {
+    let wanted = Wanted {
+        digests: algorithms.to_vec(),
+        ..Wanted::default()
+    };
+    Ok(pass::run(source.as_ref(), &wanted, None, setting)?.digests)
+}

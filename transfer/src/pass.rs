@@ -1,0 +1,405 @@
+//! One pass over a disk: read it, find the zeros, hash it, and store it if there is somewhere to store it to.
+//!
+//! Converting, digesting and verifying are all this pass, with different things asked of it.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use formats::{BlockSource, BlockTarget, Mapping, Run, RunReader, TableWrite};
+
+use crate::affordable::{AffordableDigest, Budget};
+use crate::buffer::AlignedBuffer;
+use crate::digest::{
+    Algorithm, Fingerprint, OrderedDigest, SegmentHash, SegmentHasher, zero_hashes,
+};
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::pipeline::{self, Stage};
+use crate::progress::Progress;
+use crate::salvage::Salvage;
+use crate::segments::{SEGMENT, Segment, Segments};
+use crate::store::{LEAD, Placed, write_data, write_stream, write_zeros};
+use crate::zero::{data_ranges, is_zero};
+
+/// Bytes that are read, looked at and hashed in one go: they stay in the cache of a core meanwhile.
+const STEP: usize = 256 << 10;
+
+/// Zeros that are handed to one worker when they have to be hashed or written.
+const ZEROS_TO_HASH: u64 = 32 << 20;
+
+/// A whole number of segments that no disk reaches.
+const ANY_LENGTH: u64 = u64::MAX / SEGMENT * SEGMENT;
+
+/// What every pass needs.
+pub struct Setting<'a> {
+    /// Workers.
+    pub threads: usize,
+    /// Set from outside to stop.
+    pub cancel: &'a AtomicBool,
+    /// Counters.
+    pub progress: &'a Progress,
+    /// Where losses go, if damaged ranges are to be read as zeros.
+    pub salvage: Option<&'a Salvage>,
+}
+
+/// What a pass is asked for.
+#[derive(Debug, Default, Clone)]
+pub struct Wanted {
+    /// Digests of the guest content.
+    pub digests: Vec<Algorithm>,
+    /// BLAKE3 of the guest content, unless hashing zeros would take longer than the data.
+    pub affordable_digest: bool,
+    /// The fingerprint of the guest content.
+    pub fingerprint: bool,
+}
+
+/// Where a pass stores to.
+pub struct Destination<'a> {
+    /// The layout.
+    pub target: Box<dyn BlockTarget>,
+    /// The storage.
+    pub output: &'a dyn Output,
+    /// Unit in bytes in which zeros are looked for; 0 stores everything.
+    pub sparse: u64,
+}
+
+/// What came out of a pass.
+#[derive(Default)]
+pub struct Outcome {
+    /// The target, with all blocks placed and stored but not finished.
+    pub target: Option<Box<dyn BlockTarget>>,
+    /// Digests, in the order they were asked for.
+    pub digests: Vec<(Algorithm, String)>,
+    /// The BLAKE3 of the guest content, if it was asked for and affordable.
+    pub affordable_digest: Option<String>,
+    /// The fingerprint, if it was asked for.
+    pub fingerprint: Option<[u8; 32]>,
+    /// Guest bytes that are not zero, in units of the zero scan.
+    pub data_bytes: u64,
+    /// The other guest bytes.
+    pub zero_bytes: u64,
+}
+
+/// Runs one pass over the first `size` bytes of `source`.
+///
+/// # Errors
+/// Those of source, target and storage; `Interrupted`.
+pub fn run(
+    source: &dyn BlockSource,
+    wanted: &Wanted,
+    destination: Option<Destination<'_>>,
+    setting: &Setting<'_>,
+) -> Result<Outcome> {
+    let size = source.size();
+    setting.progress.begin(size);
+    let hashes_zeros = wanted.digests.contains(&Algorithm::Blake3);
+    let writes_zeros = destination.as_ref().is_some_and(|d| d.sparse == 0);
+    // Zeros that cost something are shared out among the workers; others are passed over in one go.
+    let costly = !wanted.digests.is_empty() || writes_zeros;
+    let when_spent = if costly { ZEROS_TO_HASH } else { ANY_LENGTH };
+    let at_first = if wanted.affordable_digest {
+        ZEROS_TO_HASH
+    } else {
+        when_spent
+    };
+    let budget = Budget::new(wanted.affordable_digest, at_first);
+    let (target, output, sparse) = match destination {
+        Some(d) => (Some(d.target), Some(d.output), d.sparse),
+        None => (None, None, SEGMENT.min(4096)),
+    };
+    let pass = Pass {
+        output,
+        sparse,
+        hashes_zeros,
+        budget: &budget,
+        when_spent,
+        hashes: wanted.fingerprint || wanted.affordable_digest || hashes_zeros,
+        feeds: !wanted.digests.is_empty(),
+        setting,
+        ordered: Mutex::new(Ordered {
+            target,
+            digests: wanted
+                .digests
+                .iter()
+                .map(|a| OrderedDigest::new(*a))
+                .collect(),
+            affordable: AffordableDigest::default(),
+            fingerprint: wanted.fingerprint.then(Fingerprint::default),
+            data_bytes: 0,
+            zero_bytes: 0,
+        }),
+    };
+    let segments = Segments::new(vec![source], size, budget.longest_zeros(), setting.salvage);
+    pipeline::run(&pass, &segments, setting.threads, setting.cancel)?;
+    let ordered = pass.ordered.into_inner().unwrap_or_else(|e| e.into_inner());
+    Ok(Outcome {
+        target: ordered.target,
+        digests: ordered
+            .digests
+            .into_iter()
+            .map(OrderedDigest::finish)
+            .collect(),
+        affordable_digest: ordered.affordable.finish(&budget),
+        fingerprint: ordered.fingerprint.map(|f| f.finish()),
+        data_bytes: ordered.data_bytes,
+        zero_bytes: ordered.zero_bytes,
+    })
+}
+
+struct Pass<'a> {
+    output: Option<&'a dyn Output>,
+    sparse: u64,
+    /// Whether every zero has to be hashed, however many there are.
+    hashes_zeros: bool,
+    /// Whether zeros are hashed for as long as that is cheap.
+    budget: &'a Budget,
+    when_spent: u64,
+    hashes: bool,
+    feeds: bool,
+    setting: &'a Setting<'a>,
+    ordered: Mutex<Ordered>,
+}
+
+/// What only one worker at a time touches, in guest order.
+struct Ordered {
+    target: Option<Box<dyn BlockTarget>>,
+    digests: Vec<OrderedDigest>,
+    affordable: AffordableDigest,
+    fingerprint: Option<Fingerprint>,
+    data_bytes: u64,
+    zero_bytes: u64,
+}
+
+/// A worker's things.
+struct Worker {
+    reader: RunReader,
+    buffer: AlignedBuffer,
+    /// Parts of the buffer that hold data. Empty: the segment is all zeros.
+    data: Vec<Range<usize>>,
+    hashes: Vec<SegmentHash>,
+    placed: Vec<Placed>,
+    tables: Vec<TableWrite>,
+    zeroed: Vec<Range<u64>>,
+    /// A page to align small pieces of metadata in.
+    lead: AlignedBuffer,
+}
+
+impl Stage for Pass<'_> {
+    type Worker = Worker;
+
+    fn worker(&self) -> Result<Worker> {
+        let no_memory = |e| formats::Error::io("get memory", e);
+        Ok(Worker {
+            reader: RunReader::new(),
+            buffer: AlignedBuffer::new(SEGMENT as usize).map_err(no_memory)?,
+            data: Vec::new(),
+            hashes: Vec::new(),
+            placed: Vec::new(),
+            tables: Vec::new(),
+            zeroed: Vec::new(),
+            lead: AlignedBuffer::new(LEAD).map_err(no_memory)?,
+        })
+    }
+
+    fn prepare(&self, worker: &mut Worker, segment: &Segment) -> Result<()> {
+        worker.data.clear();
+        worker.hashes.clear();
+        if segment.is_zero() {
+            if self.hashes_zeros || !self.budget.is_spent() {
+                zero_hashes(segment.offset, segment.len, &mut worker.hashes);
+            }
+            return Ok(());
+        }
+        let mut hasher = self.hashes.then(|| SegmentHasher::new(segment.offset));
+        let mut done = 0;
+        for run in segment.runs.iter().flatten() {
+            let len = run.len as usize;
+            self.read_run(worker, segment, run, done, hasher.as_mut())?;
+            done += len;
+        }
+        let content = &worker.buffer[..done];
+        data_ranges(content, self.sparse as usize, 0, &mut worker.data);
+        if let Some(hasher) = hasher {
+            worker.hashes.push(hasher.finish());
+        }
+        Ok(())
+    }
+
+    fn in_order(&self, worker: &mut Worker, segment: &Segment) -> Result<()> {
+        let mut ordered = self.ordered.lock().unwrap_or_else(|e| e.into_inner());
+        let ordered = &mut *ordered;
+        let content = (!segment.is_zero()).then(|| &worker.buffer[..segment.len as usize]);
+        if self.feeds {
+            for digest in &mut ordered.digests {
+                digest.update(&worker.hashes, content, segment.len);
+            }
+        }
+        let data: u64 = worker.data.iter().map(|r| (r.end - r.start) as u64).sum();
+        ordered.data_bytes += data;
+        ordered.zero_bytes += segment.len - data;
+        let zeros = if segment.is_zero() { segment.len } else { 0 };
+        ordered
+            .affordable
+            .update(self.budget, &worker.hashes, data, zeros, self.when_spent);
+        // With -S 0 zeros count as data here; for the fingerprint they are zeros all the same.
+        if let (Some(fingerprint), Some(content), [hash]) =
+            (&mut ordered.fingerprint, content, &worker.hashes[..])
+            && (self.sparse > 0 && data > 0 || self.sparse == 0 && !is_zero(content))
+        {
+            fingerprint.push(segment.offset, hash);
+        }
+        if let Some(target) = &mut ordered.target {
+            self.place(target.as_mut(), worker, segment)?;
+            if self.output.is_some_and(|o| o.is_stream()) {
+                self.write(worker, segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&self, worker: &mut Worker, segment: &Segment) -> Result<()> {
+        if self.output.is_some_and(|o| !o.is_stream()) {
+            self.write(worker, segment)?;
+        }
+        let read = if segment.is_zero() { 0 } else { segment.len };
+        self.setting.progress.add(segment.len, read);
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// Reads one run to its place in the buffer, step by step, hashing what was just read.
+    fn read_run(
+        &self,
+        worker: &mut Worker,
+        segment: &Segment,
+        run: &Run,
+        at: usize,
+        mut hasher: Option<&mut SegmentHasher>,
+    ) -> Result<()> {
+        let whole = &mut worker.buffer[at..at + run.len as usize];
+        let step = match run.mapping {
+            // A unit is unpacked in one piece.
+            Mapping::Packed { .. } => whole.len(),
+            _ => STEP,
+        };
+        let mut done = 0;
+        for part in whole.chunks_mut(step) {
+            let piece = advance(run, done as u64, part.len() as u64);
+            match (worker.reader.read(&piece, part), self.setting.salvage) {
+                (Ok(()), _) => {}
+                (Err(error), Some(salvage)) => {
+                    let offset = segment.offset + (at + done) as u64;
+                    salvage.lost(offset, part.len() as u64, &error);
+                    part.fill(0);
+                }
+                (Err(error), None) => return Err(error.into()),
+            }
+            if let Some(hasher) = &mut hasher {
+                hasher.update(part);
+            }
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    fn place(
+        &self,
+        target: &mut dyn BlockTarget,
+        worker: &mut Worker,
+        segment: &Segment,
+    ) -> Result<()> {
+        worker.placed.clear();
+        worker.zeroed.clear();
+        worker.tables.clear();
+        let all = [0..segment.len as usize];
+        // Long zeros that must be written are placed like data, but come from elsewhere than the buffer.
+        let data = if self.sparse == 0 {
+            &all[..]
+        } else {
+            &worker.data
+        };
+        let mut done = 0;
+        for range in data {
+            let (start, end) = (range.start as u64, range.end as u64);
+            if start > done {
+                let zeroed = target.zero(segment.offset + done, start - done)?;
+                worker.zeroed.extend(zeroed);
+            }
+            done = start;
+            while done < end {
+                let placement = target.place(segment.offset + done, end - done)?;
+                worker.placed.push(Placed {
+                    placement,
+                    at: done as usize,
+                });
+                done += placement.len.clamp(1, end - done);
+                worker.tables.extend(target.take_tables());
+            }
+        }
+        if done < segment.len {
+            let zeroed = target.zero(segment.offset + done, segment.len - done)?;
+            worker.zeroed.extend(zeroed);
+        }
+        worker.tables.extend(target.take_tables());
+        Ok(())
+    }
+
+    fn write(&self, worker: &mut Worker, segment: &Segment) -> Result<()> {
+        let Some(output) = self.output else {
+            return Ok(());
+        };
+        let content = (!segment.is_zero()).then_some(&worker.buffer[..]);
+        if output.is_stream() {
+            write_stream(output, content, &worker.placed)?;
+            if let Some(last) = worker.zeroed.last() {
+                output.zero_range(last.clone())?;
+            }
+            return Ok(());
+        }
+        for range in worker.zeroed.drain(..) {
+            self.check_cancel()?;
+            output.zero_range(range)?;
+        }
+        match content {
+            None => worker
+                .placed
+                .iter()
+                .try_for_each(|placed| write_zeros(output, &placed.placement))?,
+            Some(content) => write_data(
+                output,
+                content,
+                &worker.placed,
+                &mut worker.tables,
+                &mut worker.lead,
+            )?,
+        }
+        for table in worker.tables.drain(..) {
+            output.write_at(&table.bytes, table.offset)?;
+        }
+        Ok(())
+    }
+
+    fn check_cancel(&self) -> Result<()> {
+        if self
+            .setting
+            .cancel
+            .load(std::sync::atomic::Ordering::Relaxed)
+        {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+}
+
+/// The part of `run` from `skip` on, `len` bytes of it.
+fn advance(run: &Run, by: u64, len: u64) -> Run {
+    let mut mapping = run.mapping.clone();
+    match &mut mapping {
+        Mapping::Stored { offset, .. } => *offset += by,
+        Mapping::Packed { skip, .. } => *skip += by as u32,
+        Mapping::Absent | Mapping::Zero => {}
+    }
+    Run::new(len, mapping)
+}
