@@ -1,2 +1,28 @@
-//! x
-fn main() {}
+//! The `diskferry` command.
+//!
+//! Arguments are parsed once ([`args`]), turned into what the engine wants, and run; each verb has a file of its own in
+//! [`verbs`], and renders its result for people and as JSON. Exit codes are made in one place ([`failure`]).
+
+mod args;
+mod failure;
+mod open;
+mod render;
+mod report;
+mod verbs;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    let json = arguments.verb.json();
+    match verbs::run(&arguments.verb) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report(json);
+            failure.exit_code()
+        }
+    }
+}

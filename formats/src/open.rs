@@ -108,6 +108,27 @@ pub fn open_storage(
     })
 }
 
+/// Opens the file at `path` alone, and answers what it says about its parent: for looking at an image whose parent is not
+/// there.
+///
+/// # Errors
+/// What is wrong with this file.
+pub fn open_alone(
+    path: &Path,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<(LayerFile, Option<ParentReference>)> {
+    let storage: StorageRef = Arc::new(FileStorage::open(path)?);
+    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(path))?;
+    let file = LayerFile {
+        path: path.to_owned(),
+        info: layer.info,
+        source: layer.source,
+        storage,
+    };
+    Ok((file, layer.parent))
+}
+
 fn open_layer(
     storage: &StorageRef,
     format: Option<Format>,

@@ -139,7 +139,7 @@ impl Job<'_> {
 
     fn to_device(&self, target: Box<dyn BlockTarget>, path: &Path) -> Result<Converted> {
         if self.format != Format::Raw {
-            return Err(Error::unsupported(
+            return Err(Error::usage(
                 "target device",
                 format!("{} images are written to files only", self.format),
             )
@@ -165,12 +165,12 @@ impl Job<'_> {
         target: Box<dyn BlockTarget>,
         writer: Box<dyn Write + Send + '_>,
     ) -> Result<Converted> {
-        let unsupported = |why: String, hint: &'static str| {
-            let error = Error::unsupported("standard output", why).hint(hint);
+        let impossible = |why: String, hint: &'static str| {
+            let error = Error::usage("standard output", why).hint(hint);
             Err(crate::Error::from(error.in_file(Path::new("-"))))
         };
         if !target.is_sequential() {
-            return unsupported(
+            return impossible(
                 format!(
                     "a {} image of this kind cannot be written in one go",
                     self.format
@@ -179,7 +179,7 @@ impl Job<'_> {
             );
         }
         if self.options.verify {
-            return unsupported(
+            return impossible(
                 "cannot be read back".to_owned(),
                 "leave out --verify; --digest tells what was sent",
             );

@@ -1,0 +1,250 @@
+//! The command line, defined once: help, man page and completions are made from this.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Carries the disks of virtual machines from one hypervisor to another.
+///
+/// Reads and writes raw, VHD and qcow2 images. Zeros are skipped, all cores are used, and the target appears whole or not
+/// at all. Exit codes: 0 done; 1 different (compare); 2 usage; 3 image malformed or unsupported; 4 I/O error;
+/// 5 refused for safety; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "diskferry", version, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a copy of a disk in another format
+    Convert(Convert),
+    /// Show what an image is
+    Info(Info),
+    /// Show the runs of an image: data, zero, absent
+    Map(Map),
+    /// Tell whether two images hold the same disk
+    Compare(Compare),
+    /// Print a digest of the guest content: that of the raw disk, whatever the format
+    Digest(Digest),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+impl Verb {
+    /// Whether the result is wanted as JSON.
+    pub fn json(&self) -> bool {
+        match self {
+            Verb::Convert(v) => v.output.json,
+            Verb::Info(v) => v.json,
+            Verb::Map(v) => v.json,
+            Verb::Compare(v) => v.output.json,
+            Verb::Digest(v) => v.output.json,
+            Verb::Completions { .. } | Verb::Man => false,
+        }
+    }
+}
+
+/// Make a copy of a disk in another format.
+///
+/// The copy is written beside its name and put in place when it is complete and on stable storage. DST may be a block
+/// device (-O raw), or - for standard output (raw and fixed VHD).
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// The image to read
+    pub source: PathBuf,
+    /// The image to make
+    pub target: PathBuf,
+    /// Format of SRC: raw, vhd or qcow2; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Format of DST; without it, what its extension says
+    #[arg(short = 'O', long, value_name = "FMT")]
+    pub target_format: Option<String>,
+    /// Options of the target format; "-o help" lists them
+    #[arg(short = 'o', long = "options", value_name = "KEY=VALUE,…")]
+    pub options: Vec<String>,
+    /// Zeros of at least this size are not stored; 0 stores everything
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    pub sparse: Option<String>,
+    /// Read the target back and compare it with what was read; prints the BLAKE3 of the guest content
+    #[arg(long)]
+    pub verify: bool,
+    /// Compute a digest of the guest content on the way
+    #[arg(long, value_name = "ALG")]
+    pub digest: Option<DigestAlgorithm>,
+    /// Replace DST if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Make ids and times from the content (or SOURCE_DATE_EPOCH): same disk, same bytes
+    #[arg(long)]
+    pub reproducible: bool,
+    /// Copy the bytes also where the file system could share them
+    #[arg(long)]
+    pub no_reflink: bool,
+    #[command(flatten)]
+    pub reading: Reading,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Show what an image is.
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The image
+    pub image: PathBuf,
+    /// Its format: raw, vhd or qcow2; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    #[command(flatten)]
+    pub references: References,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show the runs of an image.
+#[derive(Debug, Args)]
+pub struct Map {
+    /// The image
+    pub image: PathBuf,
+    /// Its format: raw, vhd or qcow2; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Draw the map into this SVG file as well
+    #[arg(long, value_name = "FILE.svg")]
+    pub picture: Option<PathBuf>,
+    #[command(flatten)]
+    pub references: References,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tell whether two images hold the same disk.
+///
+/// Prints the first ranges that differ, in sectors of 512 bytes. A longer disk that goes on with zeros is the same, and
+/// reported, unless -s is given.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// One image
+    pub first: PathBuf,
+    /// The other
+    pub second: PathBuf,
+    /// Format of the first image
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub first_format: Option<String>,
+    /// Format of the second image
+    #[arg(short = 'F', long, value_name = "FMT")]
+    pub second_format: Option<String>,
+    /// Take different sizes as a difference
+    #[arg(short = 's', long)]
+    pub strict: bool,
+    /// Stop at the first difference and print nothing
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub references: References,
+    /// Threads
+    #[arg(short = 'j', long = "jobs", value_name = "N")]
+    pub jobs: Option<usize>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Print a digest of the guest content.
+#[derive(Debug, Args)]
+pub struct Digest {
+    /// The image
+    pub image: PathBuf,
+    /// Its format: raw, vhd or qcow2; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// The algorithm
+    #[arg(short = 'a', long, value_name = "ALG", default_value = "blake3")]
+    pub algorithm: DigestAlgorithm,
+    #[command(flatten)]
+    pub reading: Reading,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How a source is read.
+#[derive(Debug, Args)]
+pub struct Reading {
+    /// Threads; without it, two for each core
+    #[arg(short = 'j', long = "jobs", value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Read on with zeros where the image is damaged, and list every hole
+    #[arg(long)]
+    pub salvage: bool,
+    #[command(flatten)]
+    pub references: References,
+}
+
+/// Which files named inside images are opened.
+#[derive(Debug, Args)]
+pub struct References {
+    /// Follow names inside the image also to plain files below this folder (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub allow_references: Vec<PathBuf>,
+}
+
+/// What is printed meanwhile and at the end.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Show how far it is: a bar on a terminal, or JSON lines on standard error
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub progress: ProgressStyle,
+    /// Show a bar, as qemu-img calls it
+    #[arg(short = 'p', hide = true)]
+    pub bar: bool,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressStyle {
+    /// A bar if standard error is a terminal
+    Auto,
+    /// A bar
+    Bar,
+    /// JSON lines on standard error
+    Json,
+    /// Nothing
+    None,
+}
+
+/// Digest algorithms by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DigestAlgorithm {
+    /// As b3sum
+    Blake3,
+    /// As sha256sum
+    Sha256,
+    /// As sha1sum
+    Sha1,
+    /// As md5sum
+    Md5,
+}
+
+impl From<DigestAlgorithm> for transfer::Algorithm {
+    fn from(value: DigestAlgorithm) -> Self {
+        match value {
+            DigestAlgorithm::Blake3 => transfer::Algorithm::Blake3,
+            DigestAlgorithm::Sha256 => transfer::Algorithm::Sha256,
+            DigestAlgorithm::Sha1 => transfer::Algorithm::Sha1,
+            DigestAlgorithm::Md5 => transfer::Algorithm::Md5,
+        }
+    }
+}

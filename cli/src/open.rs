@@ -1,0 +1,65 @@
+//! From arguments to an opened image and a running engine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use formats::{Error, Format, Image, OpenContext, ReferencePolicy};
+
+use crate::args::References;
+use crate::failure::Failure;
+
+/// Threads when the user does not say: two a core, because some wait for storage; few enough to keep memory small.
+const MOST_THREADS: usize = 16;
+
+/// What opening files named in images may do.
+pub fn context(references: &References, salvage: bool) -> Result<OpenContext, Failure> {
+    Ok(OpenContext {
+        references: ReferencePolicy::new(&references.allow_references)?,
+        salvage,
+    })
+}
+
+/// The format that the user named, if any.
+pub fn format(name: Option<&str>) -> Result<Option<Format>, Failure> {
+    Ok(name.map(formats::format_by_name).transpose()?)
+}
+
+/// Opens an image and says on standard error what is odd about it.
+pub fn image(
+    path: &Path,
+    format_name: Option<&str>,
+    context: &OpenContext,
+) -> Result<Image, Failure> {
+    let image = formats::open(path, format(format_name)?, context)?;
+    for layer in &image.layers {
+        for warning in &layer.info.warnings {
+            crate::report::warning(&format!("{}: {warning}", layer.path.display()));
+        }
+    }
+    Ok(image)
+}
+
+/// The number of workers.
+pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
+    match wanted {
+        Some(0) => Err(Error::usage("-j", "wants at least one thread").into()),
+        Some(n) => Ok(n.min(256)),
+        None => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            Ok((cores * 2).clamp(2, MOST_THREADS))
+        }
+    }
+}
+
+/// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the program at once: the target has no name yet.
+pub fn cancel_on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
+            .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
+            .map_err(|e| Error::io("listen for signals", e))?;
+    }
+    Ok(cancel)
+}

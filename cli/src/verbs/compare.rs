@@ -1,0 +1,115 @@
+//! `compare`: whether two images hold the same disk.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use transfer::{Comparison, Progress, Setting};
+
+use crate::args;
+use crate::failure::Failure;
+use crate::{open, report, watch};
+
+/// Ranges that people are shown.
+const SHOWN: usize = 16;
+
+#[derive(Serialize)]
+struct Answer {
+    identical: bool,
+    sizes: [u64; 2],
+    difference_count: u64,
+    different_bytes: u64,
+    differences: Vec<Range>,
+}
+
+#[derive(Serialize)]
+struct Range {
+    offset: u64,
+    length: u64,
+}
+
+/// Runs the verb. Exit code 1: they differ.
+pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
+    let context = open::context(&arguments.references, false)?;
+    let first = open::image(
+        &arguments.first,
+        arguments.first_format.as_deref(),
+        &context,
+    )?;
+    let second = open::image(
+        &arguments.second,
+        arguments.second_format.as_deref(),
+        &context,
+    )?;
+    let cancel = open::cancel_on_signals()?;
+    let progress = Progress::default();
+    let setting = Setting {
+        threads: open::threads(arguments.jobs)?,
+        cancel: &cancel,
+        progress: &progress,
+        salvage: None,
+    };
+    let comparison = watch::watched(&arguments.output, &progress, || {
+        transfer::compare(
+            first.source.as_ref(),
+            second.source.as_ref(),
+            arguments.quiet,
+            &setting,
+        )
+    })?;
+    first.check_unchanged()?;
+    second.check_unchanged()?;
+    let same_size = comparison.sizes[0] == comparison.sizes[1];
+    let identical = comparison.is_equal() && (same_size || !arguments.strict);
+    if arguments.output.json {
+        print_json(&comparison, identical);
+    } else if !arguments.quiet {
+        print_text(&comparison, identical);
+    }
+    Ok(ExitCode::from(u8::from(!identical)))
+}
+
+fn print_json(comparison: &Comparison, identical: bool) {
+    let differences = comparison
+        .differences
+        .iter()
+        .map(|d| Range {
+            offset: d.offset,
+            length: d.length,
+        })
+        .collect();
+    report::json(&Answer {
+        identical,
+        sizes: comparison.sizes,
+        difference_count: comparison.count,
+        different_bytes: comparison.bytes,
+        differences,
+    });
+}
+
+fn print_text(comparison: &Comparison, identical: bool) {
+    let mut text = String::new();
+    let [first, second] = comparison.sizes;
+    if first != second {
+        text += &format!("sizes differ: {first} and {second} bytes");
+        text += if comparison.is_equal() {
+            "; the rest of the longer disk is zeros\n"
+        } else {
+            "\n"
+        };
+    }
+    for range in comparison.differences.iter().take(SHOWN) {
+        text += &format!("differ at {:>16}, {} bytes\n", range.offset, range.length);
+    }
+    if comparison.count > SHOWN as u64 {
+        text += &format!(
+            "… {} ranges in all, {} bytes\n",
+            comparison.count, comparison.bytes
+        );
+    }
+    text += if identical {
+        "identical\n"
+    } else {
+        "different\n"
+    };
+    report::text(&text);
+}

@@ -1,0 +1,173 @@
+//! `info`: what an image is.
+
+use std::process::ExitCode;
+
+use formats::{Detail, Image, OpenContext, open::open_alone};
+use serde::Serialize;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::{open, render, report};
+
+#[derive(Serialize)]
+struct Answer {
+    file: String,
+    format: String,
+    subformat: String,
+    virtual_size: u64,
+    sector_size: u32,
+    block_size: u64,
+    file_size: u64,
+    allocated: u64,
+    identity: Option<String>,
+    parent: Option<Parent>,
+    chain: Vec<ChainLink>,
+    details: serde_json::Map<String, serde_json::Value>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Parent {
+    /// The name that the image holds.
+    name: Option<String>,
+    /// The file that it leads to, if it may be and could be opened.
+    file: Option<String>,
+    format: Option<String>,
+    identity: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ChainLink {
+    file: String,
+    format: String,
+    subformat: String,
+    virtual_size: u64,
+    identity: Option<String>,
+}
+
+/// Runs the verb. An image whose parent is missing is shown all the same, with a warning.
+pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
+    let context = open::context(&arguments.references, false)?;
+    let answer = describe(arguments, &context)?;
+    if arguments.json {
+        report::json(&answer);
+    } else {
+        report::text(&text(&answer));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Failure> {
+    let format = open::format(arguments.source_format.as_deref())?;
+    let (tip, reference) = open_alone(&arguments.image, format, context)?;
+    let mut warnings = tip.info.warnings.clone();
+    let mut parent = reference.as_ref().map(|reference| Parent {
+        name: reference.names.first().cloned(),
+        file: None,
+        format: reference.format.map(|f| f.to_string()),
+        identity: reference.identity.map(|id| id.to_string()),
+    });
+    let mut chain = Vec::new();
+    if let Some(parent) = &mut parent {
+        match formats::open(&arguments.image, format, context) {
+            Ok(image) => {
+                chain = links(&image);
+                parent.file = chain.get(1).map(|link| link.file.clone());
+                let above = image.layers.iter().skip(1);
+                warnings.extend(above.flat_map(|layer| layer.info.warnings.iter().cloned()));
+            }
+            Err(error) => warnings.push(format!("the disk cannot be read as it is: {error}")),
+        }
+    }
+    Ok(Answer {
+        file: tip.path.display().to_string(),
+        format: tip.info.format.to_string(),
+        subformat: tip.info.subformat.clone(),
+        virtual_size: tip.source.size(),
+        sector_size: tip.source.sector_size(),
+        block_size: tip.source.block_size(),
+        file_size: tip.storage.len(),
+        allocated: tip.storage.allocated()?,
+        identity: tip.info.identity.map(|id| id.to_string()),
+        parent,
+        chain,
+        details: tip
+            .info
+            .details
+            .iter()
+            .map(|(name, detail)| (name.to_string(), value(detail)))
+            .collect(),
+        warnings,
+    })
+}
+
+fn links(image: &Image) -> Vec<ChainLink> {
+    image
+        .layers
+        .iter()
+        .map(|layer| ChainLink {
+            file: layer.path.display().to_string(),
+            format: layer.info.format.to_string(),
+            subformat: layer.info.subformat.clone(),
+            virtual_size: layer.source.size(),
+            identity: layer.info.identity.map(|id| id.to_string()),
+        })
+        .collect()
+}
+
+fn value(detail: &Detail) -> serde_json::Value {
+    match detail {
+        Detail::Text(text) => text.as_str().into(),
+        Detail::Number(number) => (*number).into(),
+        Detail::Flag(flag) => (*flag).into(),
+    }
+}
+
+fn text(answer: &Answer) -> String {
+    let mut lines = vec![
+        ("file", answer.file.clone()),
+        (
+            "format",
+            format!("{} ({})", answer.format, answer.subformat),
+        ),
+        ("virtual size", both(answer.virtual_size)),
+        ("sector size", answer.sector_size.to_string()),
+        ("block size", render::size(answer.block_size)),
+        ("file size", both(answer.file_size)),
+        ("allocated", both(answer.allocated)),
+    ];
+    if let Some(identity) = &answer.identity {
+        lines.push(("id", identity.clone()));
+    }
+    if let Some(parent) = &answer.parent {
+        let known = parent.file.as_ref().or(parent.name.as_ref());
+        lines.push(("parent", known.cloned().unwrap_or_default()));
+    }
+    let mut text: String = lines
+        .iter()
+        .map(|(name, value)| line(name, value))
+        .collect();
+    for (name, value) in &answer.details {
+        let shown = match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        text += &line(&name.replace('_', " "), &shown);
+    }
+    for (depth, link) in answer.chain.iter().enumerate() {
+        let name = if depth == 0 { "chain" } else { "" };
+        text += &line(name, &format!("{} ({})", link.file, link.format));
+    }
+    for warning in &answer.warnings {
+        text += &line("warning", warning);
+    }
+    text
+}
+
+fn both(bytes: u64) -> String {
+    format!("{} ({bytes} bytes)", render::size(bytes))
+}
+
+fn line(name: &str, value: &str) -> String {
+    format!("{name:<20} {value}\n")
+}

@@ -1,0 +1,164 @@
+//! `map`: the runs of an image.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use formats::{BlockSource, Error, Mapping, Run, run_at};
+use serde::Serialize;
+
+use super::picture::Picture;
+use crate::args;
+use crate::failure::Failure;
+use crate::open;
+
+/// One line of the map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    pub offset: u64,
+    pub length: u64,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// File in which the bytes stand.
+    pub file: Option<String>,
+    /// Where in that file: for compressed data, the unit that holds it.
+    pub file_offset: Option<u64>,
+}
+
+impl Entry {
+    fn new(offset: u64, run: &Run) -> Entry {
+        let (kind, place) = match &run.mapping {
+            Mapping::Absent => ("absent", None),
+            Mapping::Zero => ("zero", None),
+            Mapping::Stored { storage, offset } => ("data", Some((storage, *offset))),
+            Mapping::Packed {
+                storage, offset, ..
+            } => ("compressed", Some((storage, *offset))),
+        };
+        Entry {
+            offset,
+            length: run.len,
+            kind,
+            file: place.map(|(storage, _)| storage.path().display().to_string()),
+            file_offset: place.map(|(_, offset)| offset),
+        }
+    }
+
+    /// Takes `next` in when it continues this entry, in the disk and in the file.
+    fn join(&mut self, next: &Entry) -> bool {
+        let continues = match self.kind {
+            "data" => self
+                .file_offset
+                .and_then(|at| at.checked_add(self.length))
+                .is_some_and(|end| next.file_offset == Some(end)),
+            "compressed" => false,
+            _ => true,
+        };
+        let joined = self.kind == next.kind && self.file == next.file && continues;
+        if joined {
+            self.length += next.length;
+        }
+        joined
+    }
+}
+
+/// Runs the verb. The map is printed while it is read: it may be larger than memory.
+pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
+    let context = open::context(&arguments.references, false)?;
+    let image = open::image(
+        &arguments.image,
+        arguments.source_format.as_deref(),
+        &context,
+    )?;
+    let size = image.source.size();
+    let mut picture = arguments.picture.as_ref().map(|_| Picture::new(size));
+    let mut printer = Printer::new(arguments.json, size);
+    walk(image.source.as_ref(), |entry| {
+        if let Some(picture) = &mut picture {
+            picture.add(entry);
+        }
+        printer.print(entry)
+    })?;
+    printer.finish();
+    if let (Some(path), Some(picture)) = (&arguments.picture, picture) {
+        let name = arguments.image.display().to_string();
+        std::fs::write(path, picture.svg(&name))
+            .map_err(|e| Error::io("write the picture", e).in_file(path))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Calls `take` with each entry of the map, neighbours joined, until it says that nobody listens.
+fn walk(source: &dyn BlockSource, mut take: impl FnMut(&Entry) -> bool) -> Result<(), Failure> {
+    let mut offset = 0;
+    let mut pending: Option<Entry> = None;
+    while offset < source.size() {
+        let run = run_at(source, offset, u64::MAX)?;
+        let entry = Entry::new(offset, &run);
+        offset += run.len;
+        if pending.as_mut().is_some_and(|before| before.join(&entry)) {
+            continue;
+        }
+        let complete = pending.replace(entry);
+        if complete.is_some_and(|complete| !take(&complete)) {
+            return Ok(());
+        }
+    }
+    if let Some(last) = pending {
+        take(&last);
+    }
+    Ok(())
+}
+
+/// Prints entries as they come.
+struct Printer {
+    json: bool,
+    first: bool,
+    out: std::io::BufWriter<std::io::Stdout>,
+}
+
+impl Printer {
+    fn new(json: bool, size: u64) -> Printer {
+        let mut out = std::io::BufWriter::new(std::io::stdout());
+        let _ = if json {
+            write!(out, "{{\n  \"size\": {size},\n  \"runs\": [")
+        } else {
+            writeln!(
+                out,
+                "{:>16} {:>16} {:<10} {:>16} file",
+                "offset", "length", "type", "file offset"
+            )
+        };
+        Printer {
+            json,
+            first: true,
+            out,
+        }
+    }
+
+    /// Prints one entry; `false` when nobody reads any more.
+    fn print(&mut self, entry: &Entry) -> bool {
+        if self.json {
+            let comma = if self.first { "" } else { "," };
+            self.first = false;
+            let line = serde_json::to_string(entry).unwrap_or_default();
+            return write!(self.out, "{comma}\n    {line}").is_ok();
+        }
+        let place = match (&entry.file_offset, &entry.file) {
+            (Some(offset), Some(file)) => format!(" {offset:>16} {file}"),
+            _ => String::new(),
+        };
+        writeln!(
+            self.out,
+            "{:>16} {:>16} {:<10}{place}",
+            entry.offset, entry.length, entry.kind
+        )
+        .is_ok()
+    }
+
+    fn finish(mut self) {
+        if self.json {
+            let _ = writeln!(self.out, "\n  ]\n}}");
+        }
+        let _ = self.out.flush();
+    }
+}

@@ -1,0 +1,27 @@
+//! One file a verb.
+
+mod compare;
+mod convert;
+mod digest;
+mod generate;
+mod info;
+mod map;
+mod picture;
+
+use std::process::ExitCode;
+
+use crate::args::Verb;
+use crate::failure::Failure;
+
+/// Does what was asked for.
+pub fn run(verb: &Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Convert(arguments) => convert::run(arguments),
+        Verb::Info(arguments) => info::run(arguments),
+        Verb::Map(arguments) => map::run(arguments),
+        Verb::Compare(arguments) => compare::run(arguments),
+        Verb::Digest(arguments) => digest::run(arguments),
+        Verb::Completions { shell } => generate::completions(*shell),
+        Verb::Man => generate::man(),
+    }
+}
