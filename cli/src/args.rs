@@ -180,7 +180,7 @@ pub struct Digest {
 /// How a source is read.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// Threads; without it, two for each core
+    /// Threads; without it, four for each core, 8 to 16
     #[arg(short = 'j', long = "jobs", value_name = "N")]
     pub jobs: Option<usize>,
     /// Read on with zeros where the image is damaged, and list every hole

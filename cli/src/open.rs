@@ -9,7 +9,8 @@ use formats::{Error, Format, Image, OpenContext, ReferencePolicy};
 use crate::args::References;
 use crate::failure::Failure;
 
-/// Threads when the user does not say: two a core, because some wait for storage; few enough to keep memory small.
+/// Threads when the user does not say: several a core, because most of them wait for
+/// storage (direct writes reach its full rate only when enough of them are under way), few enough to keep memory small.
 const MOST_THREADS: usize = 16;
 
 /// What opening files named in images may do.
@@ -47,7 +48,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
         Some(n) => Ok(n.min(256)),
         None => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            Ok((cores * 2).clamp(2, MOST_THREADS))
+            Ok((cores * 4).clamp(8, MOST_THREADS))
         }
     }
 }
