@@ -1,28 +1,82 @@
-//! Placeholder until the format is written.
-use crate::driver::*;
-use crate::error::*;
-use crate::options::*;
-use crate::storage::*;
-use crate::target::*;
-/// Driver.
+//! qcow2, QEMU's copy-on-write images, versions 2 and 3 ("compat 0.10" and "1.1").
+//!
+//! ```text
+//!  cluster 0          1             2            3         4       5         …      n-2         n-1
+//! ┌─────────────────┬─────────────┬────────────┬─────────┬───────┬─────────┬─────┬───────────┬────────────────┐
+//! │ header          │ L1 table    │ L2 table   │ data    │ data  │ L2      │ …   │ refcount  │ refcount table │
+//! │ extensions      │ 8 bytes per │ 8 or 16    │         │       │         │     │ blocks    │ 8 bytes per    │
+//! │ backing name    │ L2 table    │ per cluster│         │       │         │     │ 2 per     │ refcount block │
+//! └─────────────────┴──────┬──────┴─▲───┬──────┴──▲──────┴───────┴─────────┴─────┴─cluster───┴────────────────┘
+//!                          └────────┘   └─────────┘
+//!                          guest offset → L1 entry → L2 entry → cluster
+//! ```
+//!
+//! Only the header has a fixed place; the picture is what [`target`] writes. Everything is big-endian, and every table
+//! starts with a cluster. An L2 entry is *standard* (a whole cluster, nothing, or zeros), *compressed* (a byte range
+//! that unpacks to a cluster) or, in images with extended L2, says it for each of 32 *subclusters*. Data clusters may
+//! stand in another file, the *external data file*.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `header`, `features`, `extensions` | cluster 0, structure by structure |
+//! | `l1`, `l2` | what the entries of the two tables mean |
+//! | `l2_cache` | the L2 tables in memory |
+//! | `refcount` | how often a cluster is used: looked up, and written |
+//! | `overlap` | noticing what stands on top of something else |
+//! | `joined`, `source` | from tables to runs |
+//! | `layer` | opening: from the structures to a [`Layer`] |
+//! | `target` | laying out a new image |
+//!
+//! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Encrypted images are refused, internal
+//! snapshots are counted and left alone, and refcounts are looked at only to tell shared clusters from damage.
+
+mod extensions;
+mod features;
+mod header;
+mod joined;
+mod l1;
+mod l2;
+mod l2_cache;
+mod layer;
+mod overlap;
+mod refcount;
+mod source;
+pub mod target;
+
+#[cfg(test)]
+mod tests;
+
+use crate::driver::{Driver, Format, Head, Layer, OpenContext};
+use crate::error::Result;
+use crate::options::{OptionSpec, Options};
+use crate::storage::StorageRef;
+use crate::target::BlockTarget;
+
+/// qcow2 images.
 pub struct Qcow2Driver;
+
 impl Driver for Qcow2Driver {
     fn format(&self) -> Format {
         Format::Qcow2
     }
+
     fn extensions(&self) -> &'static [&'static str] {
-        &["qcow2"]
+        &["qcow2", "qcow"]
     }
-    fn recognises(&self, _h: &Head) -> bool {
-        false
+
+    fn recognises(&self, head: &Head) -> bool {
+        header::recognises(&head.first)
     }
-    fn open(&self, _s: StorageRef, _c: &OpenContext) -> Result<Layer> {
-        todo!()
+
+    fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer> {
+        layer::open(storage, context)
     }
+
     fn options(&self) -> &'static [OptionSpec] {
-        &[]
+        target::OPTIONS
     }
-    fn target(&self, _size: u64, _o: &Options) -> Result<Box<dyn BlockTarget>> {
-        todo!()
+
+    fn target(&self, size: u64, options: &Options) -> Result<Box<dyn BlockTarget>> {
+        Ok(Box::new(target::QcowTarget::new(size, options)?))
     }
 }

@@ -1,0 +1,198 @@
+//! Header extensions: what stands between the header and the backing file's name (qcow2 spec, "Header extensions").
+
+use super::features::FeatureNames;
+use super::header::Header;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const BITMAPS: u32 = 0x2385_2875;
+const DATA_FILE: u32 = 0x4441_5441;
+
+/// Bytes of the type and the length in front of each extension's data.
+const HEAD: usize = 8;
+
+/// What the extensions say; those of types that are not known are skipped, as the specification wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// Format of the backing file, in QEMU's words.
+    pub backing_format: Option<String>,
+    /// Name of the external data file.
+    pub data_file: Option<String>,
+    /// Names of feature bits.
+    pub feature_names: Option<FeatureNames>,
+    /// Number of persistent bitmaps.
+    pub bitmaps: Option<u32>,
+}
+
+impl Extensions {
+    /// Reads the extensions that follow `header`: up to the backing file's name, or to the end of cluster 0.
+    ///
+    /// # Errors
+    /// As [`Extensions::parse`], and those of the storage.
+    pub fn read(storage: &dyn Storage, header: &Header) -> Result<Extensions> {
+        let start = u64::from(header.header_length);
+        let end = match header.backing_name {
+            Some((offset, _)) => offset,
+            None => header.cluster_size(),
+        };
+        let end = end.min(storage.len());
+        // At most a cluster, 2 MiB, and no more than the file has.
+        let mut area = vec![0; end.saturating_sub(start) as usize];
+        storage.read_at(&mut area, start)?;
+        Extensions::parse(&area, start)
+    }
+
+    /// Takes the extensions in `area`, which stands in the file at `start`.
+    ///
+    /// # Errors
+    /// `Malformed` for one that is longer than the area, that comes twice, or whose text is not UTF-8.
+    pub fn parse(area: &[u8], start: u64) -> Result<Extensions> {
+        let mut found = Extensions::default();
+        let mut rest = area;
+        while let Some((kind, length, after)) = head(rest) {
+            let at = start.saturating_add((area.len() - rest.len()) as u64);
+            if kind == END {
+                break;
+            }
+            let data = after.get(..length as usize).ok_or_else(|| {
+                Error::malformed("header extension", "is longer than its place")
+                    .at(at)
+                    .found(format!("type {kind:#x} with {length} bytes"))
+                    .expected(format!("at most {} bytes", after.len()))
+            })?;
+            found.take(kind, data, at)?;
+            rest = after
+                .get((length as usize).next_multiple_of(8)..)
+                .unwrap_or_default();
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, kind: u32, data: &[u8], at: u64) -> Result<()> {
+        let twice = match kind {
+            BACKING_FORMAT => self.backing_format.replace(text(data, at)?).is_some(),
+            DATA_FILE => self.data_file.replace(text(data, at)?).is_some(),
+            FEATURE_NAMES => self
+                .feature_names
+                .replace(FeatureNames::parse(data))
+                .is_some(),
+            BITMAPS => {
+                let count = data.first_chunk().ok_or_else(|| {
+                    Error::malformed("bitmaps extension", "is too short")
+                        .at(at)
+                        .found(format!("{} bytes", data.len()))
+                        .expected("24 bytes")
+                })?;
+                self.bitmaps.replace(u32::from_be_bytes(*count)).is_some()
+            }
+            _ => false,
+        };
+        if twice {
+            return Err(Error::malformed("header extension", "comes twice")
+                .at(at)
+                .found(format!("type {kind:#x}")));
+        }
+        Ok(())
+    }
+}
+
+/// The extensions of a new image: the feature name table, and the end.
+pub fn for_new_image() -> Vec<u8> {
+    let names = FeatureNames::known_to_bytes();
+    let mut bytes = Vec::with_capacity(names.len() + 2 * HEAD);
+    bytes.extend(FEATURE_NAMES.to_be_bytes());
+    bytes.extend((names.len() as u32).to_be_bytes());
+    bytes.extend(names);
+    bytes.extend([0; HEAD]);
+    bytes
+}
+
+fn head(rest: &[u8]) -> Option<(u32, u32, &[u8])> {
+    let (kind, rest) = rest.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    Some((u32::from_be_bytes(*kind), u32::from_be_bytes(*length), rest))
+}
+
+fn text(data: &[u8], at: u64) -> Result<String> {
+    match std::str::from_utf8(data) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(Error::malformed("header extension", "is not UTF-8 text").at(at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::qcow2::features::FeatureKind;
+
+    fn extension(kind: u32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = kind.to_be_bytes().to_vec();
+        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    #[test]
+    fn known_ones_are_taken_and_others_skipped() {
+        // The last but one type is what crosvm writes by mistake: unknown, not a backing format.
+        let area = [
+            extension(BACKING_FORMAT, b"raw"),
+            extension(0xe279_268f, b"qcow2"),
+            extension(DATA_FILE, b"disk.data"),
+            extension(BITMAPS, &[0, 0, 0, 7, 0, 0, 0, 0]),
+            extension(END, &[]),
+            extension(DATA_FILE, b"behind the end"),
+        ]
+        .concat();
+        let found = Extensions::parse(&area, 104).unwrap();
+        assert_eq!(found.backing_format.as_deref(), Some("raw"));
+        assert_eq!(found.data_file.as_deref(), Some("disk.data"));
+        assert_eq!(found.bitmaps, Some(7));
+    }
+
+    #[test]
+    fn one_that_runs_over_its_place_is_malformed() {
+        let area = extension(DATA_FILE, b"disk.data");
+        let error = Extensions::parse(&area[..area.len() - 8], 104).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        let mut area = extension(0x1234, b"");
+        area[4..8].fill(0xff);
+        assert!(Extensions::parse(&area, 104).is_err());
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_is_malformed() {
+        let area = [extension(DATA_FILE, b"a"), extension(DATA_FILE, b"b")].concat();
+        assert!(Extensions::parse(&area, 104).is_err());
+        assert!(Extensions::parse(&extension(DATA_FILE, b"\xff"), 104).is_err());
+        assert!(Extensions::parse(&extension(BITMAPS, b"\0"), 104).is_err());
+    }
+
+    #[test]
+    fn an_area_without_end_marker_ends_where_it_ends() {
+        assert_eq!(Extensions::parse(&[], 104).unwrap(), Extensions::default());
+        let area = extension(BACKING_FORMAT, b"raw");
+        assert!(
+            Extensions::parse(&area, 104)
+                .unwrap()
+                .backing_format
+                .is_some()
+        );
+        assert!(Extensions::parse(&[1, 2, 3], 104).is_ok());
+    }
+
+    #[test]
+    fn a_new_image_names_its_features() {
+        let found = Extensions::parse(&for_new_image(), 112).unwrap();
+        let names = found.feature_names.unwrap();
+        assert_eq!(
+            names.name(FeatureKind::Incompatible, 4),
+            Some("extended L2 entries")
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Notices structures that stand on top of each other: two table entries with one cluster, data inside a table.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Clusters that one page of a [`ClusterSet`] has bits for.
+const PAGE_CLUSTERS: u64 = 64 * PAGE_WORDS as u64;
+const PAGE_WORDS: usize = 512;
+/// Pages of 4 KiB that a set has at most: 32 MiB, enough for 32 TiB of clusters of 64 KiB.
+const PAGES_MAX: usize = 8192;
+
+/// A set of cluster numbers that takes little memory where they lie together, and never more than 32 MiB: what does
+/// not fit is forgotten.
+#[derive(Debug, Default)]
+pub struct ClusterSet {
+    pages: HashMap<u64, Box<[u64; PAGE_WORDS]>>,
+}
+
+impl ClusterSet {
+    /// Adds `cluster`; whether it was there before.
+    pub fn insert(&mut self, cluster: u64) -> bool {
+        let (page, word, bit) = place(cluster);
+        if self.pages.len() >= PAGES_MAX && !self.pages.contains_key(&page) {
+            return false;
+        }
+        let words = self
+            .pages
+            .entry(page)
+            .or_insert_with(|| Box::new([0; PAGE_WORDS]));
+        let known = words[word] & bit != 0;
+        words[word] |= bit;
+        known
+    }
+
+    /// Takes `cluster` out.
+    pub fn remove(&mut self, cluster: u64) {
+        let (page, word, bit) = place(cluster);
+        if let Some(words) = self.pages.get_mut(&page) {
+            words[word] &= !bit;
+        }
+    }
+
+    /// Whether `cluster` is in it.
+    pub fn contains(&self, cluster: u64) -> bool {
+        let (page, word, bit) = place(cluster);
+        self.pages
+            .get(&page)
+            .is_some_and(|words| words[word] & bit != 0)
+    }
+}
+
+/// Page, word in the page (below [`PAGE_WORDS`]) and bit in the word of a cluster.
+fn place(cluster: u64) -> (u64, usize, u64) {
+    let within = cluster % PAGE_CLUSTERS;
+    (
+        cluster / PAGE_CLUSTERS,
+        (within / 64) as usize,
+        1 << (within % 64),
+    )
+}
+
+/// The parts of the file that hold neither data nor L2 tables.
+#[derive(Debug, Default)]
+pub struct Areas(Vec<(&'static str, Range<u64>)>);
+
+impl Areas {
+    /// Adds the `len` bytes at `offset` as the place of `name`; answers what stands there already.
+    pub fn add(&mut self, name: &'static str, offset: u64, len: u64) -> Option<&'static str> {
+        let known = self.hit(offset, len);
+        self.0.push((name, offset..offset.saturating_add(len)));
+        known
+    }
+
+    /// What stands in any of the `len` bytes at `offset`.
+    pub fn hit(&self, offset: u64, len: u64) -> Option<&'static str> {
+        let end = offset.saturating_add(len);
+        self.0
+            .iter()
+            .find(|(_, area)| offset < area.end && area.start < end)
+            .map(|(name, _)| *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_known_from_its_second_time_on() {
+        let mut set = ClusterSet::default();
+        for cluster in [0, 63, 64, 32767, 32768, u64::MAX] {
+            assert!(!set.contains(cluster));
+            assert!(!set.insert(cluster));
+            assert!(set.insert(cluster));
+            assert!(set.contains(cluster));
+        }
+        assert!(!set.contains(1));
+        set.remove(64);
+        assert!(!set.contains(64));
+        assert!(set.contains(63));
+    }
+
+    #[test]
+    fn a_scattered_set_stays_small() {
+        let mut set = ClusterSet::default();
+        for page in 0..3 * PAGES_MAX as u64 {
+            set.insert(page * PAGE_CLUSTERS);
+        }
+        assert_eq!(set.pages.len(), PAGES_MAX);
+        assert!(set.insert(0));
+        assert!(!set.insert(2 * PAGES_MAX as u64 * PAGE_CLUSTERS));
+    }
+
+    #[test]
+    fn areas_that_only_touch_do_not_overlap() {
+        let mut areas = Areas::default();
+        assert_eq!(areas.add("header", 0, 512), None);
+        assert_eq!(areas.add("L1 table", 512, 512), None);
+        assert_eq!(areas.hit(1024, u64::MAX), None);
+        assert_eq!(areas.hit(511, 1), Some("header"));
+        assert_eq!(areas.hit(700, 0), Some("L1 table"));
+        assert_eq!(areas.add("refcount table", 512, 8), Some("L1 table"));
+        assert_eq!(areas.hit(u64::MAX, u64::MAX), None);
+    }
+}

@@ -1,0 +1,380 @@
+//! The map of a qcow2 image: from guest offsets over L1 and L2 to host offsets.
+
+use std::sync::{Arc, Mutex};
+
+use super::header::Header;
+use super::joined::{Joined, Place};
+use super::l1;
+use super::l2::{Cluster, L2Format, PackedRange, SUBCLUSTERS, Subcluster};
+use super::l2_cache::L2Cache;
+use super::overlap::{Areas, ClusterSet};
+use super::refcount::Refcounts;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::source::{BlockSource, Run};
+use crate::storage::StorageRef;
+use crate::table::PagedTable;
+
+/// L2 slices that one call of `map` looks into at most. A disk full of tables that all say "nothing here" is mapped in
+/// several calls, so that none of them takes long.
+const SLICES_PER_RUN: usize = 64;
+
+/// The active state of a qcow2 image.
+pub struct QcowSource {
+    /// The image.
+    image: StorageRef,
+    /// What standard clusters stand in: the image, or its external data file.
+    data: StorageRef,
+    format: L2Format,
+    codec: Codec,
+    size: u64,
+    l1: PagedTable,
+    l1_entries: u64,
+    l1_offset: u64,
+    l2: L2Cache,
+    areas: Areas,
+    refcounts: Refcounts,
+    /// Clusters that hold an active L2 table.
+    l2_clusters: ClusterSet,
+    seen: Mutex<Seen>,
+}
+
+/// What was met on the way, to notice it when it comes a second time.
+#[derive(Default)]
+struct Seen {
+    /// L2 slices, by file offset over slice size.
+    slices: ClusterSet,
+    /// Data clusters.
+    data: ClusterSet,
+}
+
+impl QcowSource {
+    /// The disk that `header` describes: `image` is the file it stands in, `data` what holds the clusters.
+    ///
+    /// # Errors
+    /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
+    /// the file, or when an L2 table is used twice.
+    pub fn new(image: StorageRef, data: StorageRef, header: &Header) -> Result<QcowSource> {
+        let refcount_bytes = header.refcount_table_bytes();
+        PagedTable::new(
+            image.clone(),
+            "refcount table",
+            header.refcount_table_offset,
+            refcount_bytes / 8,
+            8,
+        )?;
+        let all_entries = u64::from(header.l1_entries);
+        PagedTable::new(image.clone(), "L1 table", header.l1_offset, all_entries, 8)?;
+        let l1_entries = header.l1_entries_needed();
+        let l1 = PagedTable::new(image.clone(), "L1 table", header.l1_offset, l1_entries, 8)?;
+        let mut source = QcowSource {
+            data,
+            format: L2Format::of(header),
+            codec: header.codec,
+            size: header.size,
+            l1,
+            l1_entries,
+            l1_offset: header.l1_offset,
+            l2: L2Cache::new(image.clone(), header.cluster_size()),
+            areas: areas(header)?,
+            refcounts: Refcounts::new(image.clone(), header),
+            l2_clusters: ClusterSet::default(),
+            seen: Mutex::new(Seen::default()),
+            image,
+        };
+        source.collect_l2_tables()?;
+        Ok(source)
+    }
+
+    /// Notes where the L2 tables stand. An entry that is wrong by itself is left to [`QcowSource::l2_table`], so that
+    /// what other entries map can be read.
+    fn collect_l2_tables(&mut self) -> Result<()> {
+        let cluster_size = self.format.cluster_size();
+        for index in 0..self.l1_entries {
+            let Ok(Some(offset)) = l1::l2_offset(self.l1.be64(index)?, cluster_size) else {
+                continue;
+            };
+            let cluster = offset / cluster_size;
+            if self.l2_clusters.insert(cluster) && !self.refcounts.is_shared(cluster) {
+                return Err(Error::malformed("L1 entry", "the L2 table is used twice")
+                    .at(self.l1_offset + index * 8)
+                    .found(format!("L2 table at offset {offset}"))
+                    .hint("qemu-img check tells how much of the image is damaged"));
+            }
+        }
+        Ok(())
+    }
+
+    /// File offset of the L2 table of L1 entry `index`, inside the file and clear of other tables.
+    fn l2_table(&self, index: u64) -> Result<Option<u64>> {
+        let cluster_size = self.format.cluster_size();
+        // The L1 table is inside the file: the sum fits.
+        let at = self.l1_offset.saturating_add(index.saturating_mul(8));
+        let Some(offset) =
+            l1::l2_offset(self.l1.be64(index)?, cluster_size).map_err(|e| e.at(at))?
+        else {
+            return Ok(None);
+        };
+        if offset.saturating_add(cluster_size) > self.image.len() {
+            return Err(Error::truncated("L2 table", "does not fit into the file")
+                .at(offset)
+                .found(format!("a file of {} bytes", self.image.len()))
+                .hint("the image is cut off"));
+        }
+        match self.areas.hit(offset, cluster_size) {
+            None => Ok(Some(offset)),
+            Some(other) => {
+                Err(overlapping("L2 table", other, offset).found(format!("L1 entry {index}")))
+            }
+        }
+    }
+
+    /// The slice at file offset `offset` of an L2 table; its first `entries` entries are those of the disk.
+    fn slice(&self, offset: u64, entries: u64) -> Result<Arc<[u8]>> {
+        if let Some(slice) = self.l2.known(offset) {
+            return Ok(slice);
+        }
+        let slice = self.l2.read(offset)?;
+        // Clusters of an external data file stand at their guest offset: none can be there twice.
+        if !self.format.external_data {
+            self.note_clusters(&slice, offset, entries)?;
+        }
+        self.l2.keep(offset, &slice);
+        Ok(slice)
+    }
+
+    /// Enters the data clusters of a slice that is read for the first time.
+    fn note_clusters(&self, slice: &[u8], offset: u64, entries: u64) -> Result<()> {
+        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        let slice_number = offset / self.l2.slice_size();
+        if seen.slices.insert(slice_number) {
+            return Ok(());
+        }
+        let entry_size = self.format.entry_size();
+        let mut at = offset;
+        for entry in slice
+            .chunks_exact(entry_size as usize)
+            .take(usize::try_from(entries).unwrap_or(usize::MAX))
+        {
+            let result = match self.format.parse(entry) {
+                Ok(Cluster::Stored(host)) => self.note_cluster(&mut seen, host),
+                Ok(Cluster::Split(sub)) if sub.any_stored() => {
+                    self.note_cluster(&mut seen, sub.host)
+                }
+                // What is wrong with an entry by itself is said to whoever asks for its cluster.
+                _ => Ok(()),
+            };
+            if let Err(error) = result {
+                // So that it is found again.
+                seen.slices.remove(slice_number);
+                return Err(error.at(at));
+            }
+            at = at.saturating_add(entry_size);
+        }
+        Ok(())
+    }
+
+    fn note_cluster(&self, seen: &mut Seen, host: u64) -> Result<()> {
+        let cluster = host >> self.format.cluster_bits;
+        if host >= self.data.len() {
+            return Ok(());
+        }
+        if self.l2_clusters.contains(cluster) {
+            return Err(overlapping("L2 entry", "an L2 table", host));
+        }
+        if seen.data.insert(cluster) && !self.refcounts.is_shared(cluster) {
+            return Err(
+                Error::malformed("L2 entry", "the data cluster is used twice")
+                    .found(format!("cluster at offset {host}"))
+                    .hint("qemu-img check tells how much of the image is damaged"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Adds what one L1 entry without table, or one slice, says; whether it was a slice.
+    fn extend(&self, run: &mut Joined) -> Result<bool> {
+        let coverage = self.format.cluster_size() * self.l2_entries();
+        let at = run.next();
+        let index = at / coverage;
+        let within = at % coverage;
+        let Some(table) = self.l2_table(index)? else {
+            run.push(Place::Absent, coverage - within);
+            return Ok(false);
+        };
+        let entry_size = self.format.entry_size();
+        let per_slice = self.l2.slice_size() / entry_size;
+        let first = (within >> self.format.cluster_bits) / per_slice * per_slice;
+        // Entries of the table that belong to the disk; the last table may have more.
+        let on_disk = (self.size - index * coverage).div_ceil(self.format.cluster_size());
+        let offset = table + first * entry_size;
+        let slice = self.slice(offset, on_disk.saturating_sub(first))?;
+        self.extend_from_slice(run, &slice, offset)?;
+        Ok(true)
+    }
+
+    /// Adds what the entries of the slice at file offset `offset` say, from the one for `run.next()` on.
+    fn extend_from_slice(&self, run: &mut Joined, slice: &[u8], offset: u64) -> Result<()> {
+        let entry_size = self.format.entry_size();
+        let per_slice = slice.len() as u64 / entry_size;
+        let first = (run.next() >> self.format.cluster_bits) % per_slice;
+        let entries = slice
+            .chunks_exact(entry_size as usize)
+            .zip((offset..).step_by(entry_size as usize))
+            .skip(first as usize);
+        for (entry, at) in entries {
+            self.extend_from_entry(run, entry).map_err(|e| e.at(at))?;
+            if !run.is_open() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the rest of the cluster that `entry` maps.
+    fn extend_from_entry(&self, run: &mut Joined, entry: &[u8]) -> Result<()> {
+        let cluster_size = self.format.cluster_size();
+        let within = run.next() % cluster_size;
+        let rest = cluster_size - within;
+        match self.format.parse(entry)? {
+            Cluster::Absent => run.push(Place::Absent, rest),
+            Cluster::Zero => run.push(Place::Zero, rest),
+            Cluster::Stored(host) => self.push_stored(run, host, rest)?,
+            Cluster::Packed(range) => {
+                let range = self.check_packed(range)?;
+                run.push(Place::Packed(range, within as u32), rest);
+            }
+            Cluster::Split(sub) => {
+                let sub_size = cluster_size / u64::from(SUBCLUSTERS);
+                while run.is_open() {
+                    let within = run.next() % cluster_size;
+                    let (kind, count) = sub.run((within / sub_size) as u32);
+                    let end = (within / sub_size + u64::from(count)) * sub_size;
+                    match kind {
+                        Subcluster::Absent => run.push(Place::Absent, end - within),
+                        Subcluster::Zero => run.push(Place::Zero, end - within),
+                        Subcluster::Stored => self.push_stored(run, sub.host, end - within)?,
+                    }
+                    if end == cluster_size {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `len` bytes that stand in their place in the cluster at `host`, as far as they are there.
+    fn push_stored(&self, run: &mut Joined, host: u64, len: u64) -> Result<()> {
+        let cluster_size = self.format.cluster_size();
+        let guest = run.next();
+        if self.format.external_data {
+            // qcow2 spec, "Incompatible features", bit 2: the offset must match the guest offset.
+            if host != guest - guest % cluster_size {
+                return Err(Error::malformed(
+                    "L2 entry",
+                    "the cluster is not in its place in the external data file",
+                )
+                .found(format!("offset {host}"))
+                .expected(format!("offset {}", guest - guest % cluster_size)));
+            }
+        } else if let Some(other) = self.areas.hit(host, cluster_size) {
+            return Err(overlapping("L2 entry", other, host));
+        }
+        // The last cluster of a file may be cut: only what the guest sees has to be there.
+        let start = host.saturating_add(guest % cluster_size);
+        let wanted = len.min(run.left());
+        let there = self.data.len().saturating_sub(start).min(wanted);
+        if there == 0 {
+            return Err(
+                Error::truncated("L2 entry", "points past the end of the file")
+                    .found(format!("offset {start} in {} bytes", self.data.len()))
+                    .hint("the image is cut off"),
+            );
+        }
+        run.push(Place::Stored(start), there);
+        if there < wanted {
+            run.close();
+        }
+        Ok(())
+    }
+
+    /// The compressed cluster at `range`, its length cut to what the file has: it is known to the sector only.
+    fn check_packed(&self, range: PackedRange) -> Result<PackedRange> {
+        if let Some(other) = self.areas.hit(range.offset, 1) {
+            return Err(overlapping("L2 entry", other, range.offset));
+        }
+        let there = self.image.len().saturating_sub(range.offset);
+        if there == 0 {
+            return Err(Error::truncated(
+                "L2 entry",
+                "the compressed cluster is past the end of the file",
+            )
+            .found(format!("offset {}", range.offset))
+            .hint("the image is cut off"));
+        }
+        Ok(PackedRange {
+            offset: range.offset,
+            // No larger than range.len.
+            len: there.min(range.len.into()) as u32,
+        })
+    }
+
+    fn l2_entries(&self) -> u64 {
+        self.format.cluster_size() / self.format.entry_size()
+    }
+}
+
+impl BlockSource for QcowSource {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.format.cluster_size()
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        let limit = limit.min(self.size.saturating_sub(offset));
+        let mut run = Joined::new(offset, limit);
+        let mut slices = 0;
+        while run.is_open() && slices < SLICES_PER_RUN {
+            match self.extend(&mut run) {
+                Ok(was_slice) => slices += usize::from(was_slice),
+                Err(e) if run.is_empty() => return Err(e.in_file(self.image.path())),
+                // Said when the caller gets there.
+                Err(_) => break,
+            }
+        }
+        let unit = self.format.cluster_size() as u32;
+        Ok(run.into_run(&self.image, &self.data, self.codec, unit))
+    }
+}
+
+fn overlapping(what: &'static str, other: &'static str, offset: u64) -> Error {
+    Error::malformed(what, format!("overlaps {other}")).at(offset)
+}
+
+/// Header cluster, L1 table and refcount table, each in a place of its own.
+fn areas(header: &Header) -> Result<Areas> {
+    let cluster_size = header.cluster_size();
+    let mut areas = Areas::default();
+    areas.add("the header", 0, cluster_size);
+    let l1_bytes = (u64::from(header.l1_entries) * 8).next_multiple_of(cluster_size);
+    for (name, offset, len) in [
+        ("the L1 table", header.l1_offset, l1_bytes),
+        (
+            "the refcount table",
+            header.refcount_table_offset,
+            header.refcount_table_bytes(),
+        ),
+    ] {
+        if len == 0 {
+            continue;
+        }
+        if let Some(other) = areas.add(name, offset, len) {
+            return Err(overlapping(name, other, offset));
+        }
+    }
+    Ok(areas)
+}
