@@ -197,7 +197,7 @@ impl Bat {
 
     /// Blocks that are allocated.
     pub fn allocated(&self) -> u64 {
-        self.allocated.len()
+        self.allocated.count()
     }
 
     /// The first allocated block at `index` or later.

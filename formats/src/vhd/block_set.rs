@@ -35,7 +35,7 @@ impl BlockSet {
     }
 
     /// How many there are.
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.len
     }
 
@@ -94,7 +94,7 @@ mod tests {
             set.insert(member);
         }
         set.insert(2_000_000);
-        assert_eq!(set.len(), members.len() as u64);
+        assert_eq!(set.count(), members.len() as u64);
         for from in (0..1_000_000).step_by(61).chain(members) {
             let expected = members.iter().copied().find(|m| *m >= from);
             assert_eq!(set.next(from), expected, "{from}");

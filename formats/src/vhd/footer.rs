@@ -255,10 +255,10 @@ pub fn has_right_checksum(bytes: &[u8; 512]) -> bool {
     found == expected
 }
 
-/// Whether damaged `bytes` still say twice that they belong to a fixed disk: by the type, and by having no data offset.
+/// Whether `bytes`, damaged or not, say that they belong to a fixed disk.
 pub fn looks_fixed(bytes: &[u8; 512]) -> bool {
     let raw: &RawFooter = zerocopy::transmute_ref!(bytes);
-    raw.disk_type.get() == DiskType::Fixed.code() && raw.data_offset.get() == NO_OFFSET
+    raw.disk_type.get() == DiskType::Fixed.code()
 }
 
 /// Whether `bytes` have the one file format version that exists.

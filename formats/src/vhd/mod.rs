@@ -88,7 +88,7 @@ impl Driver for VhdDriver {
     }
 
     fn extensions(&self) -> &'static [&'static str] {
-        &["vhd", "avhd", "vpc"]
+        &["vhd", "avhd"]
     }
 
     fn recognises(&self, head: &Head) -> bool {

@@ -54,7 +54,7 @@ pub struct DynamicTarget {
 
 impl DynamicTarget {
     /// A disk of `size` bytes, a multiple of 512 that a footer can hold, in blocks of `block_size` bytes: a power of
-    /// two in [`BLOCK_SIZES`].
+    /// two from 64 KiB to 2 MiB.
     ///
     /// # Errors
     /// `Limit` when a disk of this size, written full, would not fit into the BAT or a file of 2 TiB; `Usage` for
