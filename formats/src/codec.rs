@@ -114,7 +114,7 @@ impl Unpacker {
             made += self
                 .zstd
                 .decompress(&mut unit[made..], frame_bytes)
-                .map_err(|code| of_zstd(code))?;
+                .map_err(of_zstd)?;
             taken += frame_bytes.len();
         }
         Ok(made)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::probe::probe;
 use crate::source::BlockSource;
 use crate::stack::Stack;
@@ -70,22 +70,17 @@ pub fn open_storage(
 ) -> Result<Image> {
     let mut layers: Vec<LayerFile> = Vec::new();
     let mut storages = Vec::new();
-    let mut next = Some((storage, format, None::<ParentReference>));
-    while let Some((storage, format, asked_for)) = next.take() {
+    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
+    let mut next = Some((storage, layer));
+    while let Some((storage, layer)) = next.take() {
         check_chain(&layers, &storage)?;
-        let path = storage.path().to_owned();
-        let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(&path))?;
-        if let Some(reference) = &asked_for {
-            check_identity(reference, &layer, &path)?;
-        }
-        if let Some(reference) = layer.parent {
-            let (parent, as_format) = open_parent(&path, &reference, context)?;
-            next = Some((parent, as_format, Some(reference)));
+        if let Some(reference) = &layer.parent {
+            next = Some(open_parent(storage.path(), reference, context)?);
         }
         storages.push(storage.clone());
         storages.extend(layer.storages);
         layers.push(LayerFile {
-            path,
+            path: storage.path().to_owned(),
             info: layer.info,
             source: layer.source,
             storage,
@@ -157,22 +152,45 @@ fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {
     Ok(())
 }
 
+/// The first of the named files that can be opened and is the parent.
 fn open_parent(
     child: &Path,
     reference: &ParentReference,
     context: &OpenContext,
-) -> Result<(StorageRef, Option<Format>)> {
-    let mut failure = None;
+) -> Result<(StorageRef, Layer)> {
+    let mut failure: Option<Error> = None;
     for name in &reference.names {
-        match context.references.open(child, name, reference.structure) {
-            Ok(storage) => return Ok((Arc::new(storage), reference.format)),
-            // The first name is the one that people know.
-            Err(e) => failure = failure.or(Some(e)),
+        match open_named(child, name, reference, context) {
+            Ok(parent) => return Ok(parent),
+            // A file that is there, but is another one, tells more than a file that is not there. Of two alike the
+            // first counts: it is the name that people know.
+            Err(e)
+                if failure.as_ref().is_none_or(|known| {
+                    known.kind() == ErrorKind::Refused && e.kind() != ErrorKind::Refused
+                }) =>
+            {
+                failure = Some(e);
+            }
+            Err(_) => {}
         }
     }
     Err(failure.unwrap_or_else(|| {
         Error::malformed(reference.structure, "is a delta, but names no parent").in_file(child)
     }))
+}
+
+fn open_named(
+    child: &Path,
+    name: &str,
+    reference: &ParentReference,
+    context: &OpenContext,
+) -> Result<(StorageRef, Layer)> {
+    let storage: StorageRef =
+        Arc::new(context.references.open(child, name, reference.structure)?);
+    let path = storage.path().to_owned();
+    let layer = open_layer(&storage, reference.format, context).map_err(|e| e.in_file(&path))?;
+    check_identity(reference, &layer, &path)?;
+    Ok((storage, layer))
 }
 
 fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
