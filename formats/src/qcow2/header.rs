@@ -103,12 +103,9 @@ pub struct Header {
     pub codec: Codec,
 }
 
-/// Whether `first`, the first bytes of a file, are those of a qcow2 of version 2 or later.
+/// Whether `first`, the first bytes of a file, are those of a qcow2 of version 2 or later, even of one that is cut off.
 pub fn recognises(first: &[u8]) -> bool {
-    match CommonFields::read_from_prefix(first) {
-        Ok((fields, _)) => fields.magic == MAGIC && fields.version != 1,
-        Err(_) => false,
-    }
+    first.starts_with(&MAGIC) && first.get(4..8) != Some(&[0, 0, 0, 1])
 }
 
 impl Header {

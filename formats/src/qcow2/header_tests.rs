@@ -82,6 +82,8 @@ fn other_versions_are_unsupported() {
     bytes[7] = 1;
     assert!(!recognises(&bytes));
     assert!(!recognises(&bytes[..50]));
+    assert!(recognises(b"QFI\xfb"), "cut, but no raw disk");
+    assert!(!recognises(b"QFI"));
 }
 
 #[test]

@@ -9,6 +9,17 @@ const PAGE_WORDS: usize = 512;
 /// Pages of 4 KiB that a set has at most: 32 MiB, enough for 32 TiB of clusters of 64 KiB.
 const PAGES_MAX: usize = 8192;
 
+/// What [`ClusterSet::insert`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// It was not there before.
+    New,
+    /// It was there before.
+    Known,
+    /// There is no room for it: nobody knows.
+    Full,
+}
+
 /// A set of cluster numbers that takes little memory where they lie together, and never more than 32 MiB: what does
 /// not fit is forgotten.
 #[derive(Debug, Default)]
@@ -17,11 +28,11 @@ pub struct ClusterSet {
 }
 
 impl ClusterSet {
-    /// Adds `cluster`; whether it was there before.
-    pub fn insert(&mut self, cluster: u64) -> bool {
+    /// Adds `cluster`.
+    pub fn insert(&mut self, cluster: u64) -> Inserted {
         let (page, word, bit) = place(cluster);
         if self.pages.len() >= PAGES_MAX && !self.pages.contains_key(&page) {
-            return false;
+            return Inserted::Full;
         }
         let words = self
             .pages
@@ -29,7 +40,11 @@ impl ClusterSet {
             .or_insert_with(|| Box::new([0; PAGE_WORDS]));
         let known = words[word] & bit != 0;
         words[word] |= bit;
-        known
+        if known {
+            Inserted::Known
+        } else {
+            Inserted::New
+        }
     }
 
     /// Takes `cluster` out.
@@ -90,8 +105,8 @@ mod tests {
         let mut set = ClusterSet::default();
         for cluster in [0, 63, 64, 32767, 32768, u64::MAX] {
             assert!(!set.contains(cluster));
-            assert!(!set.insert(cluster));
-            assert!(set.insert(cluster));
+            assert_eq!(set.insert(cluster), Inserted::New);
+            assert_eq!(set.insert(cluster), Inserted::Known);
             assert!(set.contains(cluster));
         }
         assert!(!set.contains(1));
@@ -107,8 +122,9 @@ mod tests {
             set.insert(page * PAGE_CLUSTERS);
         }
         assert_eq!(set.pages.len(), PAGES_MAX);
-        assert!(set.insert(0));
-        assert!(!set.insert(2 * PAGES_MAX as u64 * PAGE_CLUSTERS));
+        assert_eq!(set.insert(0), Inserted::Known);
+        let beyond = 2 * PAGES_MAX as u64 * PAGE_CLUSTERS;
+        assert_eq!(set.insert(beyond), Inserted::Full);
     }
 
     #[test]

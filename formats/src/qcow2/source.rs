@@ -7,7 +7,7 @@ use super::joined::{Joined, Place};
 use super::l1;
 use super::l2::{Cluster, L2Format, PackedRange, SUBCLUSTERS, Subcluster};
 use super::l2_cache::L2Cache;
-use super::overlap::{Areas, ClusterSet};
+use super::overlap::{Areas, ClusterSet, Inserted};
 use super::refcount::Refcounts;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -55,6 +55,7 @@ impl QcowSource {
     /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
     /// the file, or when an L2 table is used twice.
     pub fn new(image: StorageRef, data: StorageRef, header: &Header) -> Result<QcowSource> {
+        // These two are opened to see that all of them is there.
         let refcount_bytes = header.refcount_table_bytes();
         PagedTable::new(
             image.clone(),
@@ -95,7 +96,9 @@ impl QcowSource {
                 continue;
             };
             let cluster = offset / cluster_size;
-            if self.l2_clusters.insert(cluster) && !self.refcounts.is_shared(cluster) {
+            if self.l2_clusters.insert(cluster) == Inserted::Known
+                && !self.refcounts.is_shared(cluster)
+            {
                 return Err(Error::malformed("L1 entry", "the L2 table is used twice")
                     .at(self.l1_offset + index * 8)
                     .found(format!("L2 table at offset {offset}"))
@@ -147,7 +150,7 @@ impl QcowSource {
     fn note_clusters(&self, slice: &[u8], offset: u64, entries: u64) -> Result<()> {
         let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
         let slice_number = offset / self.l2.slice_size();
-        if seen.slices.insert(slice_number) {
+        if seen.slices.insert(slice_number) != Inserted::New {
             return Ok(());
         }
         let entry_size = self.format.entry_size();
@@ -182,7 +185,7 @@ impl QcowSource {
         if self.l2_clusters.contains(cluster) {
             return Err(overlapping("L2 entry", "an L2 table", host));
         }
-        if seen.data.insert(cluster) && !self.refcounts.is_shared(cluster) {
+        if seen.data.insert(cluster) == Inserted::Known && !self.refcounts.is_shared(cluster) {
             return Err(
                 Error::malformed("L2 entry", "the data cluster is used twice")
                     .found(format!("cluster at offset {host}"))

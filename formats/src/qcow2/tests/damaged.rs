@@ -42,7 +42,7 @@ fn l2_entry_past_the_end_is_truncated() {
     let end = sample.bytes.len() as u64;
     sample.set64(sample.l2_entry(1), 1 << 63 | end);
     assert_eq!(kind_of(&sample), ErrorKind::Truncated);
-    sample.set64(sample.l2_entry(1), 1 << 63 | (1 << 56) - 4096);
+    sample.set64(sample.l2_entry(1), (1 << 63) | ((1 << 56) - 4096));
     assert_eq!(kind_of(&sample), ErrorKind::Truncated);
     // What stands in front of it is still readable.
     let image = sample.open().unwrap();

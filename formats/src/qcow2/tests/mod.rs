@@ -58,10 +58,6 @@ impl Sample {
         }
     }
 
-    fn be32(&self, at: u64) -> u32 {
-        u32::from_be_bytes(self.bytes[at as usize..][..4].try_into().unwrap())
-    }
-
     fn be64(&self, at: u64) -> u64 {
         u64::from_be_bytes(self.bytes[at as usize..][..8].try_into().unwrap())
     }

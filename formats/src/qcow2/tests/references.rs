@@ -96,7 +96,7 @@ fn with_data_file(name: &str) -> Sample {
     let mut sample = Sample::new(4 * 4096, 4096, &[(0, &[1; 3 * 4096])]);
     sample.set64(sample.l2_entry(0), 1 << 63);
     sample.set64(sample.l2_entry(1), 0);
-    sample.set64(sample.l2_entry(2), 1 << 63 | 2 * 4096);
+    sample.set64(sample.l2_entry(2), (1 << 63) | (2 * 4096));
     sample.patch(79, &[4]);
     let extensions = [(DATA_FILE, name)];
     sample.name_files(&extensions[..usize::from(!name.is_empty())], "");
