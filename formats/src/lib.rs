@@ -11,7 +11,7 @@
 //!                              └──target──► BlockTarget: place(offset, len) → Placement · zero · finish → tables
 //! ```
 //!
-//! The life of a reader: [`open()`] looks at the file ([`probe`]), opens it with its [`Driver`], follows what it stands
+//! The life of a reader: [`open()`] looks at the file ([`mod@probe`]), opens it with its [`Driver`], follows what it stands
 //! on under a [`ReferencePolicy`], and answers with an [`Image`], whose `source` is one [`BlockSource`] whatever the
 //! number of files. The life of a writer: [`Driver::target`] checks the limits of the format, `place` and `zero` are
 //! called in ascending guest order, `finish` writes the tables that were not complete before.
@@ -25,8 +25,8 @@
 //! |---|---|
 //! | [`source`], [`target`] | the two traits, [`Run`] and [`Mapping`], [`Placement`] |
 //! | [`storage`] | files, block devices, slices of them, memory |
-//! | [`driver`] | the registry: one line a format |
-//! | [`probe`], [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
+//! | [`mod@driver`] | the registry: one line a format |
+//! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
 //! | [`stack`] | chains and windows: disks made of disks |
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |

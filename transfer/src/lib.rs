@@ -21,7 +21,7 @@
 //! | [`convert`](mod@convert) | one conversion from end to end: space, copy, tables, verify, put in place |
 //! | [`pass`], [`store`] | one pass over a disk; from placements to writes |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
-//! | [`digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
+//! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`] | two disks side by side; how much is data |
 //! | [`output`] | files, devices, pipes; direct I/O |
 //! | [`zero`], [`buffer`], [`reflink`], [`salvage`], [`progress`] | small tools |

@@ -313,10 +313,10 @@ impl Pass<'_> {
         worker.placed.clear();
         worker.zeroed.clear();
         worker.tables.clear();
-        let all = [0..segment.len as usize];
+        let all = 0..segment.len as usize;
         // Long zeros that must be written are placed like data, but come from elsewhere than the buffer.
         let data = if self.sparse == 0 {
-            &all[..]
+            std::slice::from_ref(&all)
         } else {
             &worker.data
         };

@@ -110,7 +110,6 @@ mod tests {
         stream.zero_range(3..5).unwrap();
         assert!(stream.write_at(b"x", 0).is_err());
         stream.set_len(6).unwrap();
-        drop(stream);
         assert_eq!(bytes, [0, b'a', b'b', 0, 0, 0]);
     }
 }
