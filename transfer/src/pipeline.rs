@@ -8,9 +8,15 @@
 //!
 //! A worker keeps its segment from beginning to end, in its own buffer: nothing is handed over, nothing queues up, and
 //! the bytes in flight are at most one segment a worker. The lowest ticket never waits, so the conveyor cannot stop.
+//!
+//! There are more workers than cores, because some of them wait for storage. If all of them unpacked at once they would
+//! also finish at once, and all store while the cores stand idle; so only as many as there are cores do heavy work at a
+//! time, and the others store meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
+
+use formats::Mapping;
 
 use crate::error::{Error, Result};
 use crate::segments::{Segment, Segments};
@@ -44,13 +50,14 @@ pub fn run<S: Stage>(
     cancel: &AtomicBool,
 ) -> Result<()> {
     let turnstile = Turnstile::default();
+    let cores = Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 // Also when this thread panics: the others must not wait for its ticket.
                 let _stop = StopOnPanic(&turnstile);
-                if let Err((ticket, error)) = work(stage, segments, &turnstile, cancel) {
+                if let Err((ticket, error)) = work(stage, segments, &turnstile, &cores, cancel) {
                     turnstile.stop();
                     let mut failure = failure.lock().unwrap_or_else(|e| e.into_inner());
                     if failure.as_ref().is_none_or(|(first, _)| ticket < *first) {
@@ -70,6 +77,7 @@ fn work<S: Stage>(
     stage: &S,
     segments: &Segments<'_>,
     turnstile: &Turnstile,
+    cores: &Slots,
     cancel: &AtomicBool,
 ) -> Result<(), (u64, Error)> {
     let mut worker = stage.worker().map_err(|e| (u64::MAX, e))?;
@@ -80,11 +88,15 @@ fn work<S: Stage>(
         if cancel.load(Ordering::Relaxed) {
             return Err((u64::MAX, Error::Interrupted));
         }
+        // Before the segment is taken, so that lower tickets come first here too.
+        let core = cores.enter();
         let Some(segment) = segments.take().map_err(|e| (u64::MAX - 1, e))? else {
             return Ok(());
         };
         let failed = |error| (segment.ticket, error);
+        let core = is_heavy(&segment).then_some(core);
         stage.prepare(&mut worker, &segment).map_err(failed)?;
+        drop(core);
         if !turnstile.wait_for(segment.ticket) {
             return Ok(());
         }
@@ -94,6 +106,46 @@ fn work<S: Stage>(
         }
         done.map_err(failed)?;
         stage.store(&mut worker, &segment).map_err(failed)?;
+    }
+}
+
+/// Whether a segment keeps a core busy rather than waiting for storage: it has to be unpacked.
+fn is_heavy(segment: &Segment) -> bool {
+    let mut runs = segment.runs.iter().flatten();
+    runs.any(|run| matches!(run.mapping, Mapping::Packed { .. }))
+}
+
+/// So many at a time.
+struct Slots {
+    free: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Slots {
+    fn new(free: usize) -> Slots {
+        Slots {
+            free: Mutex::new(free),
+            left: Condvar::new(),
+        }
+    }
+
+    /// Waits for a free slot; it is given back when the answer is dropped.
+    fn enter(&self) -> Slot<'_> {
+        let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
+        while *free == 0 {
+            free = self.left.wait(free).unwrap_or_else(|e| e.into_inner());
+        }
+        *free -= 1;
+        Slot(self)
+    }
+}
+
+struct Slot<'a>(&'a Slots);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(|e| e.into_inner()) += 1;
+        self.0.left.notify_one();
     }
 }
 

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""side-by-side.py FOLDER [--rounds N] [--only WORD]: times diskferry against qemu-img and sha256sum on the same images in one run.
+
+Needs qemu-img, mkfs.ext4, about 30 GiB free in FOLDER and `cargo build --release`. The image is 8 GiB raw, ext4 filled from
+/usr, in the page cache. A run counts until its target is on stable storage: both sides are synced before the clock stops.
+Programs take turns; the best of the rounds counts. Prints seconds, the ratio to diskferry, and the peak memory.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DISKFERRY = Path(__file__).resolve().parent.parent / "target/release/diskferry"
+FAST = ["-W", "-m", "16"]
+VPC = ["-O", "vpc", "-o", "force_size=on"]
+
+
+def run(command, target=None):
+    """Seconds until `command` is done and `target` durable, and its peak memory in MiB."""
+    start = time.monotonic()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    stderr = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{command}: {stderr.decode()}")
+    if target and target.exists():
+        handle = os.open(target, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    return time.monotonic() - start, usage.ru_maxrss / 1024
+
+
+def warm(path):
+    """Reads the data of a file, so that it is in the page cache."""
+    with open(path, "rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
+def race(title, contestants, source, target, rounds):
+    """Runs all contestants in turns and prints a line for each."""
+    best = {name: (1e9, 0) for name in contestants}
+    for _ in range(rounds):
+        for name, command in contestants.items():
+            target.unlink(missing_ok=True)
+            os.sync()
+            warm(source)
+            best[name] = min(best[name], run(command, target))
+    target.unlink(missing_ok=True)
+    ours = best["diskferry"][0]
+    print(f"\n{title}")
+    for name, (seconds, memory) in best.items():
+        print(f"  {name:<32} {seconds:8.2f} s  {seconds / ours:6.2f} x  {memory:6.0f} MiB", flush=True)
+
+
+def prepare(folder):
+    """The image and its copies in other formats, made once by qemu-img."""
+    raw = folder / "bench.raw"
+    if not raw.exists():
+        part = folder / "bench.part"
+        part.unlink(missing_ok=True)
+        subprocess.run(["truncate", "-s", "8G", part], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", "/usr", part], check=True)
+        part.rename(raw)
+    copies = {
+        "bench.qcow2": ["-O", "qcow2"],
+        "bench.vhd": VPC,
+        "bench-zlib.qcow2": ["-c", "-O", "qcow2"],
+        "bench-zstd.qcow2": ["-c", "-O", "qcow2", "-o", "compression_type=zstd"],
+    }
+    for name, options in copies.items():
+        if not (folder / name).exists():
+            part = folder / (name + ".part")
+            subprocess.run(["qemu-img", "convert", *FAST, *options, raw, part], check=True)
+            part.rename(folder / name)
+    for name, command in {
+        "empty.qcow2": ["qemu-img", "create", "-q", "-f", "qcow2", folder / "empty.qcow2", "64T"],
+        "empty.raw": ["truncate", "-s", "2040G", folder / "empty.raw"],
+    }.items():
+        if not (folder / name).exists():
+            subprocess.run(command, check=True)
+    return raw
+
+
+def convert_cases(folder):
+    out = folder / "out"
+    for source, source_format, ours, theirs in [
+        ("bench.raw", "raw", "qcow2", ["-O", "qcow2"]),
+        ("bench.raw", "raw", "vhd", VPC),
+        ("bench.qcow2", "qcow2", "raw", ["-O", "raw"]),
+        ("bench.vhd", "vpc", "qcow2", ["-O", "qcow2"]),
+        ("bench-zlib.qcow2", "qcow2", "raw", ["-O", "raw"]),
+        ("bench-zstd.qcow2", "qcow2", "raw", ["-O", "raw"]),
+        ("empty.qcow2", "qcow2", "qcow2", ["-O", "qcow2"]),
+        ("empty.raw", "raw", "vhd", None),
+    ]:
+        path = folder / source
+        contestants = {"diskferry": [DISKFERRY, "convert", path, out, "-f", source_format, "-O", ours]}
+        if theirs:
+            peer = ["qemu-img", "convert", "-f", source_format, *theirs]
+            contestants["qemu-img"] = [*peer, path, out]
+            contestants["qemu-img -W -m 16"] = [*peer, *FAST, path, out]
+            contestants["qemu-img -W -m 16 -t none"] = [*peer, *FAST, "-t", "none", path, out]
+        yield f"{source} -> {ours}", contestants, path, out
+
+
+def reading_cases(folder):
+    raw, qcow2, out = folder / "bench.raw", folder / "bench.qcow2", folder / "out"
+    yield "compare bench.raw bench.qcow2", {
+        "diskferry": [DISKFERRY, "compare", raw, qcow2],
+        "qemu-img": ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2],
+    }, raw, out
+    yield "digest bench.raw", {
+        "diskferry": [DISKFERRY, "digest", raw],
+        "sha256sum": ["sha256sum", raw],
+    }, raw, out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="only cases whose title contains this")
+    arguments = parser.parse_args()
+    prepare(arguments.folder)
+    for title, contestants, source, target in [*convert_cases(arguments.folder), *reading_cases(arguments.folder)]:
+        if arguments.only in title:
+            rounds = 1 if source.stat().st_size > 1 << 40 else arguments.rounds
+            race(title, contestants, source, target, rounds)
+
+
+main()
