@@ -26,6 +26,11 @@ pub trait BlockTarget: Send {
         None
     }
 
+    /// What the user should know about an image of this format and size.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Finds the place for the `len` guest bytes at `guest_offset`, none of them placed before. The answer may cover
     /// only a first part; it is asked again for the rest. What a block has besides stays zero.
     ///

@@ -74,6 +74,8 @@ pub struct Converted {
     pub verified_digest: Option<String>,
     /// Whether the target is a clone that shares the source's blocks.
     pub reflinked: bool,
+    /// What the user should know about the target.
+    pub notes: Vec<String>,
     /// Size of the device behind the end of the disk, which was left alone.
     pub left_on_device: u64,
 }
@@ -196,6 +198,7 @@ impl Job<'_> {
             fingerprint: self.options.verify || self.options.reproducible.is_some(),
         };
         let (size, target_size) = (self.image.source.size(), target.size());
+        let notes = target.notes();
         let sparse = self.scan_unit(target.block_size());
         let destination = Destination {
             target,
@@ -225,6 +228,7 @@ impl Job<'_> {
                 zero_bytes: outcome.zero_bytes,
                 digests: outcome.digests,
                 verified_digest: outcome.affordable_digest,
+                notes,
                 ..Converted::default()
             },
         })

@@ -193,6 +193,7 @@ struct Answer {
     digest: Option<DigestAnswer>,
     verified: bool,
     reflinked: bool,
+    notes: Vec<String>,
     lost: Vec<Lost>,
 }
 
@@ -228,6 +229,7 @@ impl Outcome<'_> {
     fn say_notes(&self) {
         say_losses(&self.losses);
         let done = &self.converted;
+        done.notes.iter().for_each(|note| report::note(note));
         if done.target_size > done.source_size {
             report::note(&format!(
                 "{} bytes → {}: {} stores whole sectors, the rest is zeros",
@@ -320,6 +322,7 @@ impl Outcome<'_> {
                 .map(|(algorithm, digest)| DigestAnswer { algorithm, digest }),
             verified: done.verified,
             reflinked: done.reflinked,
+            notes: done.notes.clone(),
             lost: self
                 .losses
                 .holes

@@ -5,6 +5,20 @@ use std::fmt;
 /// Sectors that a geometry can express: the most cylinders, heads and sectors per track.
 const MAX_SECTORS: u64 = 65535 * 16 * 255;
 
+/// What is to be said about a new disk of `size` bytes: Virtual PC takes the geometry for the size, and that cannot
+/// express every size.
+pub fn notes(size: u64) -> Vec<String> {
+    let geometry = Geometry::of_disk(size);
+    if geometry.is_largest() || geometry.bytes() == size {
+        return Vec::new();
+    }
+    vec![format!(
+        "Microsoft Virtual PC would see the first {} bytes of this disk only (its CHS geometry); \
+         Hyper-V, Azure, XenServer and QEMU see all {size}",
+        geometry.bytes()
+    )]
+}
+
 /// A CHS geometry as the footer stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {

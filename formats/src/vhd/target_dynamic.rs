@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::bat::{MAX_BLOCKS, UNALLOCATED};
 use super::dynamic_header::{DynamicHeader, HEADER_LEN};
 use super::footer::{DiskType, FOOTER_LEN, Footer};
+use super::geometry;
 use crate::error::{Error, Result};
 use crate::storage::WritableStorage;
 use crate::target::{BlockTarget, Identity, Placement, Summary, TableWrite};
@@ -156,6 +157,10 @@ impl BlockTarget for DynamicTarget {
 
     fn is_sequential(&self) -> bool {
         false
+    }
+
+    fn notes(&self) -> Vec<String> {
+        geometry::notes(self.size)
     }
 
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::footer::{DiskType, FOOTER_LEN, Footer};
+use super::geometry;
 use crate::error::Result;
 use crate::storage::WritableStorage;
 use crate::target::{BlockTarget, Identity, Placement, Summary};
@@ -41,6 +42,10 @@ impl BlockTarget for FixedTarget {
 
     fn exact_length(&self) -> Option<u64> {
         Some(self.file_size())
+    }
+
+    fn notes(&self) -> Vec<String> {
+        geometry::notes(self.size)
     }
 
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {
