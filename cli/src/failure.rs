@@ -55,7 +55,8 @@ impl Failure {
         }
     }
 
-    fn describe(&self) -> Description<'_> {
+    /// What a program wants to know about it.
+    pub fn describe(&self) -> impl Serialize {
         let image = match &self.0 {
             transfer::Error::Image(error) => Some(error),
             _ => None,

@@ -54,13 +54,28 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
 }
 
 /// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the program at once: the target has no name yet.
+/// Signals that are ignored stay so: `nohup` and background jobs of scripts rely on it.
 pub fn cancel_on_signals() -> Result<Arc<AtomicBool>, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let cancel = Arc::new(AtomicBool::new(false));
+    let ignored = ignored_signals();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if ignored & (1 << (signal - 1)) != 0 {
+            continue;
+        }
         signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
             .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
             .map_err(|e| Error::io("listen for signals", e))?;
     }
     Ok(cancel)
+}
+
+/// The signals that this process was told to ignore: bit 0 is signal 1 (proc(5), `SigIgn`).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }

@@ -1,7 +1,7 @@
 //! Converting an image: the pass over its content, and everything that makes the result whole, proved, and in place.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -116,15 +116,8 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
-        if let Ok(meta) = std::fs::metadata(path) {
-            self.refuse_own_source(path)?;
-            if meta.is_dir() {
-                return Err(Error::refused("target", "is a folder").in_file(path).into());
-            }
-        }
-        if !force && std::fs::symlink_metadata(path).is_ok() {
-            return Err(already_there(path).into());
-        }
+        let real = self.check_name(path, force)?;
+        let path = real.as_path();
         let output = FileOutput::create(path)?;
         self.check_space(target.as_ref(), &output, path)?;
         let mut done = if self.can_reflink() && self.reflink(&output) {
@@ -137,6 +130,24 @@ impl Job<'_> {
         }
         output.commit(force)?;
         Ok(done.converted)
+    }
+
+    /// The name that the file will really have: of a link that is replaced, what it leads to.
+    fn check_name(&self, path: &Path, force: bool) -> Result<PathBuf> {
+        self.refuse_own_source(path)?;
+        let refuse = |why| Err(Error::refused("target", why).in_file(path).into());
+        if std::fs::symlink_metadata(path).is_err() {
+            return Ok(path.to_owned());
+        }
+        if !force {
+            return Err(already_there(path).into());
+        }
+        match (path.canonicalize(), std::fs::metadata(path)) {
+            (Ok(real), Ok(meta)) if meta.is_file() => Ok(real),
+            (Ok(_), Ok(meta)) if meta.is_dir() => refuse("is a folder"),
+            (Ok(_), Ok(_)) => refuse("is neither a plain file nor a block device"),
+            _ => refuse("is a link that leads nowhere"),
+        }
     }
 
     fn to_device(&self, target: Box<dyn BlockTarget>, path: &Path) -> Result<Converted> {

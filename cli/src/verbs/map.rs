@@ -72,13 +72,18 @@ pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
     let size = image.source.size();
     let mut picture = arguments.picture.as_ref().map(|_| Picture::new(size));
     let mut printer = Printer::new(arguments.json, size);
-    walk(image.source.as_ref(), |entry| {
+    let walked = walk(image.source.as_ref(), |entry| {
         if let Some(picture) = &mut picture {
             picture.add(entry);
         }
         printer.print(entry)
-    })?;
-    printer.finish();
+    });
+    printer.finish(walked.as_ref().err());
+    if let Err(failure) = walked {
+        // It is part of the object that was begun.
+        failure.report(false);
+        return Ok(failure.exit_code());
+    }
     if let (Some(path), Some(picture)) = (&arguments.picture, picture) {
         let name = arguments.image.display().to_string();
         std::fs::write(path, picture.svg(&name))
@@ -155,9 +160,13 @@ impl Printer {
         .is_ok()
     }
 
-    fn finish(mut self) {
+    fn finish(mut self, failure: Option<&Failure>) {
         if self.json {
-            let _ = writeln!(self.out, "\n  ]\n}}");
+            let error = failure.map_or(String::new(), |failure| {
+                let text = serde_json::to_string(&failure.describe()).unwrap_or_default();
+                format!(",\n  \"error\": {text}")
+            });
+            let _ = writeln!(self.out, "\n  ]{error}\n}}");
         }
         let _ = self.out.flush();
     }

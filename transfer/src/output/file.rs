@@ -93,6 +93,9 @@ impl FileOutput {
     /// # Errors
     /// `Refused` when the name is taken and `replace` is not set, else `Io`; nothing is left behind then.
     pub fn commit(self, replace: bool) -> Result<()> {
+        if replace {
+            self.take_over_permissions();
+        }
         self.sync()?;
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::AlreadyExists => already_there(&self.path),
@@ -118,6 +121,19 @@ impl FileOutput {
         File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|e| Error::io("sync the folder", e).in_file(&self.folder))
+    }
+
+    /// A file that replaces another one is for those whom the other one was for. As far as this user may: a failure is no
+    /// reason to lose the copy.
+    fn take_over_permissions(&self) {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(old) = std::fs::metadata(&self.path) else {
+            return;
+        };
+        let owner = rustix::fs::Uid::from_raw(old.uid());
+        let group = rustix::fs::Gid::from_raw(old.gid());
+        let _ = rustix::fs::fchown(self.file.file(), Some(owner), Some(group));
+        let _ = self.file.file().set_permissions(old.permissions());
     }
 
     fn error(&self, operation: &'static str, e: io::Error) -> Error {
