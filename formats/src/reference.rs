@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::storage::FileStorage;
 
 /// Which files named inside images may be opened.
@@ -38,7 +38,7 @@ impl ReferencePolicy {
     /// `structure` is what holds the name ("backing file name", "parent locator"), for messages.
     ///
     /// # Errors
-    /// `Refused` when the policy does not allow it, `Io` when it is not there.
+    /// `Refused` when the policy does not allow it, `Malformed` when it may be opened but is not there, `Io`.
     pub fn open(&self, image: &Path, name: &str, structure: &'static str) -> Result<FileStorage> {
         let refuse = |why: &'static str| {
             Error::refused(structure, why)
@@ -51,35 +51,33 @@ impl ReferencePolicy {
         let (Some(parent), Some(file_name)) = (wanted.parent(), wanted.file_name()) else {
             return Err(refuse("names no file"));
         };
-        let missing = |e: std::io::Error| {
-            let kind = if e.kind() == std::io::ErrorKind::NotFound {
-                ErrorKind::Refused
-            } else {
-                ErrorKind::Io
-            };
-            let what = Error::new(kind, structure, format!("cannot be opened: {e}"))
-                .found(format!("{name:?}"))
-                .in_file(image);
-            match kind {
-                ErrorKind::Refused => what.hint(
-                    "put the file beside the image, or name its folder with --allow-references DIR",
-                ),
-                _ => what,
-            }
+        let outside = || {
+            refuse("leads out of the image's own folder")
+                .hint("if you trust it, name the folder with --allow-references DIR")
         };
-        // The folder is resolved first and judged by where it really is. An absent folder outside is not told apart from
-        // a forbidden one: an image must not be able to ask what exists.
-        let real_folder = parent.canonicalize().map_err(missing)?;
-        let real = real_folder.join(file_name);
-        let real = match std::fs::symlink_metadata(&real) {
-            Ok(meta) if meta.file_type().is_symlink() => real.canonicalize().map_err(missing)?,
-            _ => real,
+        // The folder is resolved first and judged by where it really is. A folder that is not there is not told apart
+        // from a forbidden one: an image must not be able to ask what exists.
+        let real_folder = parent.canonicalize().map_err(|_| outside())?;
+        let mut real = real_folder.join(file_name);
+        let is_link = |path: &Path| {
+            std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink())
         };
-        if !self.allows(&folder, &real) {
-            return Err(refuse("leads out of the image's own folder")
-                .hint("if you trust it, name the folder with --allow-references DIR"));
+        if is_link(&real) {
+            real = real.canonicalize().map_err(|_| outside())?;
         }
-        let meta = std::fs::symlink_metadata(&real).map_err(missing)?;
+        if !self.allows(&folder, &real) {
+            return Err(outside());
+        }
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::malformed(structure, "the file that it names is not there")
+                    .found(format!("{name:?}"))
+                    .hint("put it beside the image, or name its folder with --allow-references DIR")
+                    .in_file(image)
+            }
+            _ => Error::io("open", e).in_file(&real),
+        };
+        let meta = std::fs::symlink_metadata(&real).map_err(failed)?;
         if !meta.file_type().is_file() {
             return Err(refuse("leads to something that is no plain file"));
         }
@@ -89,7 +87,7 @@ impl ReferencePolicy {
                 (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32,
             )
             .open(&real)
-            .map_err(missing)?;
+            .map_err(failed)?;
         FileStorage::from_file(file, &real)
     }
 
@@ -142,6 +140,7 @@ fn has_scheme(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::storage::Storage;
     use std::os::unix::fs::symlink;
 
@@ -197,7 +196,7 @@ mod tests {
             "a\0b",
             ".",
             "sub",
-            "absent",
+            "/absent/base",
         ] {
             assert_eq!(
                 kind(&policy, &f.image, name),
@@ -205,6 +204,15 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_file_that_may_be_opened_but_is_not_there_is_missing() {
+        let f = folders();
+        assert_eq!(
+            kind(&ReferencePolicy::default(), &f.image, "absent"),
+            Some(ErrorKind::Malformed)
+        );
     }
 
     #[test]

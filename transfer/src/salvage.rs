@@ -18,6 +18,18 @@ pub struct Hole {
     pub reason: String,
 }
 
+impl Hole {
+    /// Takes `other` in when it follows this hole for the same reason.
+    fn join(&mut self, other: &Hole) -> bool {
+        let follows = self.offset.checked_add(self.len) == Some(other.offset);
+        if follows && self.reason == other.reason {
+            self.len += other.len;
+            return true;
+        }
+        false
+    }
+}
+
 /// The list of what was lost.
 #[derive(Debug, Default)]
 pub struct Salvage(Mutex<Losses>);
@@ -37,14 +49,19 @@ impl Salvage {
     /// Notes a range that cannot be read and answers the run that stands in for it: zeros.
     pub fn lost(&self, offset: u64, len: u64, reason: &formats::Error) -> Run {
         let mut losses = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        losses.count += 1;
         losses.bytes = losses.bytes.saturating_add(len);
-        if losses.holes.len() < HOLES_KEPT {
-            losses.holes.push(Hole {
-                offset,
-                len,
-                reason: reason.to_string(),
-            });
+        let hole = Hole {
+            offset,
+            len,
+            reason: reason.to_string(),
+        };
+        // Most losses come one after the other; the last few are enough to find what this one continues.
+        let mut recent = losses.holes.iter_mut().rev().take(64);
+        if !recent.any(|known| known.join(&hole)) {
+            losses.count += 1;
+            if losses.holes.len() < HOLES_KEPT {
+                losses.holes.push(hole);
+            }
         }
         Run::new(len, Mapping::Zero)
     }
@@ -53,6 +70,9 @@ impl Salvage {
     pub fn losses(&self) -> Losses {
         let mut losses = self.0.lock().unwrap_or_else(|e| e.into_inner()).clone();
         losses.holes.sort_by_key(|hole| hole.offset);
+        let before = losses.holes.len();
+        losses.holes.dedup_by(|later, earlier| earlier.join(later));
+        losses.count -= (before - losses.holes.len()) as u64;
         losses
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::block_set::BlockSet;
 use super::dynamic_header::{DynamicHeader, HEADER_LEN};
 use super::footer::{FOOTER_LEN, Footer};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::storage::StorageRef;
 use crate::table::PagedTable;
 
@@ -114,14 +114,7 @@ impl BlockLayout {
         let bitmap = u64::from(entry) * 512;
         let data = bitmap + self.bitmap_len;
         if data + self.visible(index) > self.data_end {
-            return Err(Error::truncated(
-                "BAT",
-                format!("block {index} is past the end of the file"),
-            )
-            .at(self.entry_offset(index))
-            .found(format!("sector {entry}"))
-            .expected(format!("an end at or before byte {}", self.data_end))
-            .hint("the file is cut off; find the whole one"));
+            return Err(self.past_the_end(index, data));
         }
         let all = bitmap..data + self.block_size;
         let reserved = [0..FOOTER_LEN, self.header.clone(), self.table.clone()];
@@ -134,6 +127,27 @@ impl BlockLayout {
             .found(format!("sector {entry}")));
         }
         Ok(BlockPlace { bitmap, data })
+    }
+
+    /// The error for a block whose data, at byte `data`, is not all in the file.
+    fn past_the_end(&self, index: u64, data: u64) -> Error {
+        Error::truncated("BAT", format!("block {index} is past the end of the file"))
+            .at(self.entry_offset(index))
+            .found(format!("data at byte {data}"))
+            .expected(format!("an end at or before byte {}", self.data_end))
+            .hint("the file is cut off; find the whole one, or read what is left with --salvage")
+    }
+
+    /// Bytes of the file, at most `wanted`, that are there from guest byte `within` of block `index` on, whose data
+    /// stands at byte `data`. Fewer than `wanted` only in what is salvaged from a file that was cut off.
+    ///
+    /// # Errors
+    /// `Truncated` when there are none.
+    pub fn there(&self, index: u64, data: u64, within: u64, wanted: u64) -> Result<u64> {
+        match self.data_end.saturating_sub(data + within).min(wanted) {
+            0 => Err(self.past_the_end(index, data)),
+            there => Ok(there),
+        }
     }
 
     fn entry_offset(&self, index: u64) -> u64 {
@@ -151,6 +165,7 @@ pub struct Bat {
     layout: BlockLayout,
     table: PagedTable,
     allocated: BlockSet,
+    salvage: bool,
 }
 
 impl Bat {
@@ -187,6 +202,7 @@ impl Bat {
             allocated: scan.allocated,
             layout,
             table,
+            salvage,
         })
     }
 
@@ -215,7 +231,16 @@ impl Bat {
         }
         // The file may have changed since it was opened.
         let entry = self.table.be32(index)?;
-        self.layout.place(index, entry).map(Some)
+        match self.layout.place(index, entry) {
+            // The first part of a block is better than nothing of it.
+            Err(e) if self.salvage && e.kind() == ErrorKind::Truncated => {
+                let bitmap = u64::from(entry) * 512;
+                let data = bitmap + self.layout.bitmap_len;
+                self.layout.there(index, data, 0, 1)?;
+                Ok(Some(BlockPlace { bitmap, data }))
+            }
+            place => place.map(Some),
+        }
     }
 }
 
@@ -364,7 +389,11 @@ mod tests {
             assert_eq!(kind(&entries, size, 2048 + 4608), ErrorKind::Truncated);
             let (bat, warnings) = open(&entries, size, 2048 + 4608, true).unwrap();
             assert_eq!(warnings.len(), 1);
-            assert_eq!(bat.place(0).unwrap_err().kind(), ErrorKind::Truncated);
+            // What is salvaged is what the file has of the block.
+            match bat.place(0) {
+                Ok(place) => assert_eq!((entry, place.map(|p| p.data)), (5, Some(3072))),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Truncated),
+            }
         }
     }
 

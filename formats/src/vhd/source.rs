@@ -96,6 +96,8 @@ impl BlockSource for SparseSource {
             return Ok(self.hole(index, offset, limit));
         };
         let limit = limit.min(self.block_size() - within);
+        let layout = self.bat.layout();
+        let limit = layout.there(index, place.data, within, limit)?;
         let first = within / 512;
         let sectors = (within + limit).div_ceil(512) - first;
         let (written, sectors) = self.bitmaps.at(place.bitmap)?.run(first, sectors);

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use formats::{Error, FileStorage, Result, StorageRef, WritableStorage};
 use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::Output;
 use super::direct::DualFile;
@@ -53,6 +54,10 @@ impl FileOutput {
         );
         let (file, temporary) = match unnamed {
             Ok(fd) if Path::new("/proc/self/fd").exists() => (File::from(fd), None),
+            // What open(2) answers where files without a name are not supported; anything else is the folder's fault.
+            Err(e) if !matches!(e, Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                return Err(failed(e.into()));
+            }
             _ => {
                 let (file, temporary) = tempfile::Builder::new()
                     .prefix(".diskferry-")
