@@ -1,0 +1,238 @@
+//! Every image that diskferry writes, read by programs that nobody here wrote.
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+
+use common::peers::{Readers, qemu_check, qemu_finds_equal, qemu_img, qemu_size, seven_zip_agrees};
+use common::{Folder, convert, have, make_disk};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Streams of this size at most are read to the end by 7-Zip.
+const STREAMED: u64 = 1 << 30;
+/// Disks of this size at most are read whole by the Python readers.
+const HASHED: u64 = 64 * MIB;
+
+/// One kind of target: format, and options for it.
+struct Kind {
+    format: &'static str,
+    options: String,
+}
+
+impl Kind {
+    fn new(format: &'static str, options: impl Into<String>) -> Kind {
+        Kind {
+            format,
+            options: options.into(),
+        }
+    }
+
+    fn make(&self, raw: &Path, folder: &Folder) -> PathBuf {
+        let name = self.options.replace(['=', ','], "-");
+        let target = folder.file(&format!("{name}.{}", self.format));
+        let mut arguments = vec!["-f", "raw", "-O", self.format];
+        if !self.options.is_empty() {
+            arguments.extend(["-o", &self.options]);
+        }
+        convert(raw, &target, &arguments);
+        target
+    }
+}
+
+/// What is made of a disk of any size.
+fn main_kinds() -> Vec<Kind> {
+    vec![
+        Kind::new("vhd", "subformat=dynamic"),
+        Kind::new("vhd", "subformat=fixed"),
+        Kind::new("qcow2", ""),
+    ]
+}
+
+/// Every cluster size and block size.
+fn all_granularities() -> Vec<Kind> {
+    let clusters = (9..=21).map(|bits| Kind::new("qcow2", format!("cluster_size={}", 1 << bits)));
+    let blocks = ["512k", "1M", "2M"]
+        .map(|size| Kind::new("vhd", format!("subformat=dynamic,block_size={size}")));
+    clusters.chain(blocks).collect()
+}
+
+/// Where `common::make_disk` puts something, with what lies around it: enough of a disk that is too large to hash.
+fn samples(size: u64) -> Vec<(u64, u64)> {
+    let starts = [0, 5 * MIB, 600 * MIB - MIB, 4 * GIB - MIB, 130 * GIB - MIB];
+    let mut ranges: Vec<_> = starts
+        .into_iter()
+        .filter(|start| *start < size)
+        .map(|start| (start, (4 * MIB).min(size - start)))
+        .collect();
+    ranges.push((size.saturating_sub(MIB), MIB.min(size)));
+    ranges
+}
+
+fn qemu_agrees(kinds: &[Kind], sizes: &[u64]) {
+    if have("qemu-img") {
+        sizes.iter().for_each(|size| qemu_agrees_at(kinds, *size));
+    }
+}
+
+fn qemu_agrees_at(kinds: &[Kind], size: u64) {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, size);
+    for kind in kinds {
+        let image = kind.make(&raw, &folder);
+        // qemu takes an odd raw disk as whole sectors, padded with zeros: what the targets hold.
+        assert_eq!(
+            qemu_size(kind.format, &image),
+            size.next_multiple_of(512),
+            "{}",
+            image.display()
+        );
+        assert!(
+            qemu_finds_equal(kind.format, &image, "raw", &raw),
+            "{}",
+            image.display()
+        );
+        if kind.format == "qcow2" {
+            qemu_check(&image);
+        }
+    }
+}
+
+fn seven_zip_reads(kinds: &[Kind], sizes: &[u64]) {
+    if have("7zz") {
+        sizes
+            .iter()
+            .for_each(|size| seven_zip_reads_at(kinds, *size));
+    }
+}
+
+fn seven_zip_reads_at(kinds: &[Kind], size: u64) {
+    assert!(size <= STREAMED);
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, size);
+    for kind in kinds {
+        let image = kind.make(&raw, &folder);
+        seven_zip_agrees(kind.format, &image, &raw, size.next_multiple_of(512));
+    }
+}
+
+fn python_readers_agree(kinds: &[Kind], sizes: &[u64]) {
+    if let Some(readers) = Readers::find() {
+        sizes
+            .iter()
+            .for_each(|size| python_readers_agree_at(&readers, kinds, *size));
+    }
+}
+
+fn python_readers_agree_at(readers: &Readers, kinds: &[Kind], size: u64) {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, size);
+    let ranges = if size <= HASHED {
+        vec![]
+    } else {
+        samples(size)
+    };
+    let made: Vec<_> = kinds
+        .iter()
+        .map(|kind| (kind, kind.make(&raw, &folder)))
+        .collect();
+    // Only now: targets hold whole sectors, and so must what they are compared with.
+    let whole = OpenOptions::new().write(true).open(&raw).expect("open");
+    whole.set_len(size.next_multiple_of(512)).expect("pad");
+    for (kind, image) in made {
+        for reader in ["libyal", "dissect"] {
+            readers.agree(reader, kind.format, &image, &raw, &ranges);
+        }
+    }
+}
+
+#[test]
+fn qemu_agrees_just_below_one_mib() {
+    qemu_agrees(&main_kinds(), &[MIB - 512]);
+}
+
+#[test]
+fn qemu_agrees_at_10_mib() {
+    qemu_agrees(&main_kinds(), &[10 * MIB]);
+}
+
+#[test]
+fn qemu_agrees_at_an_odd_size() {
+    qemu_agrees(&main_kinds(), &[1_000_000_513]);
+}
+
+#[test]
+fn qemu_agrees_where_the_geometry_of_vhd_ends() {
+    qemu_agrees(&main_kinds(), &[136_899_993_600]);
+}
+
+#[test]
+fn qemu_agrees_at_the_largest_vhd() {
+    qemu_agrees(&main_kinds(), &[2040 * GIB]);
+}
+
+#[test]
+fn qemu_agrees_at_every_granularity() {
+    qemu_agrees(&all_granularities(), &[MIB - 512, 10 * MIB]);
+}
+
+#[test]
+fn seven_zip_agrees_at_small_sizes() {
+    seven_zip_reads(&main_kinds(), &[MIB - 512, 10 * MIB]);
+}
+
+#[test]
+fn seven_zip_agrees_at_an_odd_size() {
+    seven_zip_reads(&main_kinds(), &[1_000_000_513]);
+}
+
+#[test]
+fn seven_zip_agrees_at_every_granularity() {
+    seven_zip_reads(&all_granularities(), &[MIB - 512, 10 * MIB]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_at_small_sizes() {
+    python_readers_agree(&main_kinds(), &[MIB - 512, 10 * MIB]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_at_an_odd_size() {
+    python_readers_agree(&main_kinds(), &[1_000_000_513]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_where_the_geometry_of_vhd_ends() {
+    python_readers_agree(&main_kinds(), &[136_899_993_600]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_at_the_largest_vhd() {
+    python_readers_agree(&main_kinds(), &[2040 * GIB]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_at_every_granularity() {
+    python_readers_agree(&all_granularities(), &[10 * MIB]);
+}
+
+/// What stands in the tables does not depend on how qemu would write them: an image of ours survives its repair.
+#[test]
+fn qemu_finds_nothing_to_repair() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 10 * MIB);
+    let image = Kind::new("qcow2", "").make(&raw, &folder);
+    let before = std::fs::read(&image).expect("read");
+    let (code, text) = qemu_img(&["check", "-r", "all", "-f", "qcow2", image.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(std::fs::read(&image).expect("read") == before);
+}

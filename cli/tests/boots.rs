@@ -1,0 +1,62 @@
+//! The last proof: a disk that boots still boots from every format.
+//!
+//! `DISKFERRY_BOOT_IMAGE` names a raw disk that prints `DIC-BOOT-OK` on its serial console when its system has come up and
+//! found its own files unharmed. Without the variable there is nothing to do.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::peers::qemu_name;
+use common::{Folder, convert, guest_digest, have, s};
+
+const LINE: &str = "DIC-BOOT-OK";
+/// Seconds until a boot without hardware help must be through.
+const PATIENCE: &str = "240";
+
+/// Boots `image` without changing it and answers what came over the serial line.
+fn boot(format: &str, image: &Path) -> String {
+    let drive = format!("file={},format={},if=virtio", s(image), qemu_name(format));
+    let output = Command::new("timeout")
+        .args([PATIENCE, "qemu-system-x86_64"])
+        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "512"])
+        .args(["-display", "none", "-monitor", "none", "-nic", "none"])
+        .args([
+            "-no-reboot",
+            "-snapshot",
+            "-serial",
+            "stdio",
+            "-drive",
+            &drive,
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .expect("qemu-system-x86_64");
+    String::from_utf8_lossy(&output.stdout).replace('\r', "")
+}
+
+#[test]
+fn a_disk_boots_from_every_format() {
+    let Some(raw) = std::env::var_os("DISKFERRY_BOOT_IMAGE").map(PathBuf::from) else {
+        return;
+    };
+    if !have("qemu-system-x86_64") {
+        return;
+    }
+    let folder = Folder::new();
+    let (vhd, qcow2) = (folder.file("boot.vhd"), folder.file("boot.qcow2"));
+    let back = folder.file("back.raw");
+    convert(&raw, &vhd, &["-f", "raw", "--verify"]);
+    convert(&vhd, &qcow2, &["--verify"]);
+    convert(&qcow2, &back, &["--verify"]);
+    let expected = guest_digest(&raw, &["-f", "raw"]);
+    for (format, image) in [("vhd", &vhd), ("qcow2", &qcow2), ("raw", &back)] {
+        assert_eq!(guest_digest(image, &["-f", format]), expected, "{format}");
+        let told = boot(format, image);
+        assert!(
+            told.lines().any(|line| line == LINE),
+            "{format} does not boot:\n{told}"
+        );
+    }
+}

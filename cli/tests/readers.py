@@ -1,0 +1,60 @@
+"""Prints the size and the SHA-256 of what an independent reader finds in an image.
+
+usage: readers.py libyal|dissect|file vhd|qcow2|raw IMAGE [OFFSET:LENGTH ...]
+
+With ranges only those bytes are hashed, one range after the other. Ranges past the end are cut there.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+STEP = 1 << 20
+
+
+def libyal(kind, path):
+    module = __import__({"vhd": "pyvhdi", "qcow2": "pyqcow"}[kind])
+    image = module.file()
+    image.open(path)
+    return image.get_media_size(), image.read_buffer_at_offset
+
+
+def dissect(kind, path):
+    if kind == "vhd":
+        from dissect.hypervisor.disk.vhd import VHD
+
+        stream = VHD(open(path, "rb"))
+    else:
+        from dissect.hypervisor.disk.qcow2 import QCow2
+
+        stream = QCow2(Path(path)).open()
+    return stream.size, seeking(stream)
+
+
+def file(_kind, path):
+    return Path(path).stat().st_size, seeking(open(path, "rb"))
+
+
+def seeking(stream):
+    def read(length, offset):
+        stream.seek(offset)
+        return stream.read(length)
+
+    return read
+
+
+def main(reader, kind, path, *ranges):
+    size, read = {"libyal": libyal, "dissect": dissect, "file": file}[reader](kind, path)
+    digest = hashlib.sha256()
+    for offset, length in [map(int, r.split(":")) for r in ranges] or [(0, size)]:
+        end = min(offset + length, size)
+        for at in range(offset, end, STEP):
+            wanted = min(STEP, end - at)
+            data = read(wanted, at)
+            if len(data) != wanted:
+                sys.exit(f"{reader}: {len(data)} bytes of {wanted} at {at}")
+            digest.update(data)
+    print(size, digest.hexdigest())
+
+
+main(*sys.argv[1:])
