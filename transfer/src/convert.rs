@@ -116,8 +116,13 @@ impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
         if let Ok(meta) = std::fs::metadata(path) {
             self.refuse_own_source(path)?;
-            if meta.is_dir() {
-                return Err(Error::refused("target", "is a folder").in_file(path).into());
+            if !meta.is_file() {
+                let what = if meta.is_dir() {
+                    "is a folder"
+                } else {
+                    "is no plain file, and would be replaced by one"
+                };
+                return Err(Error::refused("target", what).in_file(path).into());
             }
         }
         if !force && std::fs::symlink_metadata(path).is_ok() {
