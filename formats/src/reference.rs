@@ -52,7 +52,7 @@ impl ReferencePolicy {
             return Err(refuse("names no file"));
         };
         let missing = |e: std::io::Error| {
-            let kind = if e.kind() == std::io::ErrorKind::NotFound {
+            let kind = if is_the_names_fault(&e) {
                 ErrorKind::Refused
             } else {
                 ErrorKind::Io
@@ -97,6 +97,16 @@ impl ReferencePolicy {
         real.parent() == Some(folder)
             || self.allowed.iter().any(|allowed| real.starts_with(allowed))
     }
+}
+
+/// Whether the name is to blame for `error`, not the machine: it leads nowhere, in a circle, through a file, or is too
+/// long.
+fn is_the_names_fault(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_names = [Errno::NOENT, Errno::NOTDIR, Errno::NAMETOOLONG, Errno::LOOP];
+    error
+        .raw_os_error()
+        .is_some_and(|code| of_names.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn own_folder(image: &Path) -> Result<PathBuf> {
