@@ -3,6 +3,8 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod damage;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -154,10 +156,7 @@ pub fn have(program: &str) -> bool {
 
 /// Counts the calling test as skipped, or fails it where none may be (`DISKFERRY_NO_SKIP`).
 pub fn skip(why: &str) {
-    let name = std::thread::current()
-        .name()
-        .unwrap_or("a test")
-        .to_owned();
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(
         std::env::var_os("DISKFERRY_NO_SKIP").is_none(),
         "{name} {why}"
