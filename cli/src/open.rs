@@ -56,18 +56,32 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
 /// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the program at once: the target has no name yet.
 /// Signals that are ignored stay so: `nohup` and background jobs of scripts rely on it.
 pub fn cancel_on_signals() -> Result<Arc<AtomicBool>, Failure> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let cancel = Arc::new(AtomicBool::new(false));
+    listen(&cancel, &cancel)?;
+    Ok(cancel)
+}
+
+/// For writing to a pipe: there the first signal ends the program at once. Nothing has to be cleaned up, and a write
+/// that nobody reads would never come to look at the flag.
+pub fn end_on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    listen(&Arc::new(AtomicBool::new(true)), &cancel)?;
+    Ok(cancel)
+}
+
+/// Lets the signals end the program if `at_once` is set by then, and set `cancel`.
+fn listen(at_once: &Arc<AtomicBool>, cancel: &Arc<AtomicBool>) -> Result<(), Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let ignored = ignored_signals();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         if ignored & (1 << (signal - 1)) != 0 {
             continue;
         }
-        signal_hook::flag::register_conditional_shutdown(signal, 130, cancel.clone())
+        signal_hook::flag::register_conditional_shutdown(signal, 130, at_once.clone())
             .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
             .map_err(|e| Error::io("listen for signals", e))?;
     }
-    Ok(cancel)
+    Ok(())
 }
 
 /// The signals that this process was told to ignore: bit 0 is signal 1 (proc(5), `SigIgn`).

@@ -36,21 +36,22 @@ const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
 /// Finds the format of `storage` from its content, and holds it against its name.
 ///
 /// # Errors
-/// `Malformed` when name and content contradict each other, `Unsupported` for a format that is known by name only.
+/// `Malformed` when name and content, or two parts of the content, contradict each other, `Unsupported` for a format that is known by name only.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let head = Head::read(storage)?;
     let path = storage.path();
     let extension = extension(path);
     let named_raw = RAW_EXTENSIONS.contains(&extension.as_str()) || storage.is_device();
-    let found = DRIVERS
+    let found: Vec<Format> = DRIVERS
         .iter()
-        .find(|d| d.format() != Format::Raw && d.recognises(&head))
-        .map(|d| d.format());
-    if let Some(format) = found {
+        .filter(|d| d.format() != Format::Raw && d.recognises(&head))
+        .map(|d| d.format())
+        .collect();
+    if let Some(format) = found.first() {
         if named_raw {
             return Err(contradiction(path, format.name()));
         }
-        return Ok(format);
+        return one_of(&found, path);
     }
     if let Some((name, _, _)) = KNOWN_BUT_UNSUPPORTED
         .iter()
@@ -76,6 +77,26 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
         ))
         .in_file(path)),
         _ => Ok(Format::Raw),
+    }
+}
+
+/// The format among those that the content speaks for. The head of a fixed VHD and the last cluster of a qcow2 are
+/// written by guests: where a file has the magic of two formats, its name decides, which no guest can write.
+fn one_of(found: &[Format], path: &Path) -> Result<Format> {
+    let named = format_by_extension(path);
+    match found {
+        [format] => Ok(*format),
+        _ => found
+            .iter()
+            .copied()
+            .find(|format| Some(*format) == named)
+            .ok_or_else(|| {
+                let names: Vec<_> = found.iter().map(|format| format.name()).collect();
+                Error::malformed("format", "the content looks like several formats at once")
+                    .found(names.join(" and "))
+                    .hint("say with -f which of them it is")
+                    .in_file(path)
+            }),
     }
 }
 

@@ -68,14 +68,14 @@ impl ReferencePolicy {
         if !self.allows(&folder, &real) {
             return Err(outside());
         }
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::malformed(structure, "the file that it names is not there")
+        let failed = |e: std::io::Error| {
+            if is_the_names_fault(&e) {
+                return Error::malformed(structure, "the file that it names is not there")
                     .found(format!("{name:?}"))
                     .hint("put it beside the image, or name its folder with --allow-references DIR")
-                    .in_file(image)
+                    .in_file(image);
             }
-            _ => Error::io("open", e).in_file(&real),
+            Error::io("open", e).in_file(&real)
         };
         let meta = std::fs::symlink_metadata(&real).map_err(failed)?;
         if !meta.file_type().is_file() {
@@ -95,6 +95,16 @@ impl ReferencePolicy {
         real.parent() == Some(folder)
             || self.allowed.iter().any(|allowed| real.starts_with(allowed))
     }
+}
+
+/// Whether the name is to blame for `error`, not the machine: it leads nowhere, in a circle, through a file, or is too
+/// long.
+fn is_the_names_fault(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_names = [Errno::NOENT, Errno::NOTDIR, Errno::NAMETOOLONG, Errno::LOOP];
+    error
+        .raw_os_error()
+        .is_some_and(|code| of_names.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 fn own_folder(image: &Path) -> Result<PathBuf> {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::digest::{Blake3Tree, SegmentHash};
 
-/// Zeros that may be hashed besides [`ZEROS_PER_DATA`] times the data: a second or two of one core.
-const FREE_ZEROS: u64 = 16 << 30;
+/// Zeros that may be hashed besides [`ZEROS_PER_DATA`] times the data: a second or two.
+const FREE_ZEROS: u64 = 8 << 30;
 
 /// Hashing zeros is several times faster than reading and storing data.
 const ZEROS_PER_DATA: u64 = 4;

@@ -43,7 +43,11 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         arguments.source_format.as_deref(),
         &context,
     )?;
-    let cancel = open::cancel_on_signals()?;
+    let cancel = if to_stdout {
+        open::end_on_signals()?
+    } else {
+        open::cancel_on_signals()?
+    };
     let progress = Progress::default();
     let salvage = Salvage::default();
     let setting = Setting {

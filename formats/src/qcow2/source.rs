@@ -95,6 +95,10 @@ impl QcowSource {
             let Ok(Some(offset)) = l1::l2_offset(self.l1.be64(index)?, cluster_size) else {
                 continue;
             };
+            // Noting what is not there would take memory that no file stands behind.
+            if offset >= self.image.len() {
+                continue;
+            }
             let cluster = offset / cluster_size;
             if self.l2_clusters.insert(cluster) == Inserted::Known
                 && !self.refcounts.is_shared(cluster)

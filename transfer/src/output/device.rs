@@ -111,6 +111,16 @@ impl DeviceOutput {
             .map_err(|e| self.error("write", e).at(offset))
     }
 
+    fn write_zeros(&self, range: Range<u64>) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROS.len() as u64);
+            self.write_through(&ZEROS[..len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
     fn error(&self, operation: &'static str, e: io::Error) -> Error {
         Error::io(operation, e)
             .hint("the device is not a usable disk now: its front was cleared before the copy")
@@ -167,26 +177,22 @@ impl Output for DeviceOutput {
         if start >= range.end {
             return Ok(());
         }
-        // Whole blocks by the kernel (BLKZEROOUT behind it), the odd rest by hand.
-        let end = range.end / ALIGNMENT * ALIGNMENT;
-        let mut at = start;
-        if at.is_multiple_of(ALIGNMENT) && at < end {
-            let zeroed = rustix::fs::fallocate(
-                self.file.file(),
-                FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-                at,
-                end - at,
-            );
-            if zeroed.is_ok() {
-                at = end;
-            }
+        // Whole blocks by the kernel (BLKZEROOUT behind it), the odd ends by hand.
+        let whole = start.next_multiple_of(ALIGNMENT)..range.end / ALIGNMENT * ALIGNMENT;
+        if whole.is_empty() {
+            return self.write_zeros(start..range.end);
         }
-        while at < range.end {
-            let len = (range.end - at).min(ZEROS.len() as u64);
-            self.write_through(&ZEROS[..len as usize], at)?;
-            at += len;
+        self.write_zeros(start..whole.start)?;
+        let zeroed = rustix::fs::fallocate(
+            self.file.file(),
+            FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+            whole.start,
+            whole.end - whole.start,
+        );
+        if zeroed.is_err() {
+            self.write_zeros(whole.clone())?;
         }
-        Ok(())
+        self.write_zeros(whole.end..range.end)
     }
 
     fn sync(&self) -> Result<()> {

@@ -1,0 +1,108 @@
+//! Full and read-only file systems: exit code 4, and nothing left behind. In a mount namespace of their own, so that the
+//! file systems vanish with the test.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Folder, noise, s, skip};
+
+/// Runs `script` where a tmpfs can be mounted; `None`, counted as skipped, where that is not possible. In it `$D` is
+/// diskferry, `$F` the folder, `$M` an empty folder to mount on.
+fn in_namespace(folder: &Folder, script: &str) -> Option<Output> {
+    let mount_point = folder.file("mnt");
+    fs::create_dir_all(&mount_point).expect("a folder");
+    let unshared = |script: &str| {
+        Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-euc", script])
+            .env("D", env!("CARGO_BIN_EXE_diskferry"))
+            .env("F", folder.path())
+            .env("M", &mount_point)
+            .output()
+    };
+    let possible = unshared("mount -t tmpfs -o size=1m tmpfs \"$M\"");
+    if !possible.is_ok_and(|output| output.status.success()) {
+        skip("needs user and mount namespaces");
+        return None;
+    }
+    Some(unshared(script).expect("unshare"))
+}
+
+fn text(output: &Output) -> String {
+    let all = [&output.stdout[..], &output.stderr].concat();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// 24 MiB of noise.
+fn big_disk(folder: &Path) {
+    fs::write(folder.join("disk.raw"), noise(1, 24 << 20)).expect("write");
+}
+
+#[test]
+fn a_full_disk_is_an_io_error_and_nothing_is_left() {
+    let folder = Folder::new();
+    big_disk(folder.path());
+    for options in [
+        "-O raw",
+        "-O raw -S 0",
+        "-O vhd",
+        "-O vhd -o subformat=fixed",
+        "-O qcow2",
+        "-O qcow2 --verify",
+    ] {
+        let script = format!(
+            "mount -t tmpfs -o size=8m tmpfs \"$M\"; code=0
+             \"$D\" convert \"$F/disk.raw\" \"$M/new\" {options} --json || code=$?
+             ls -A \"$M\"; df --output=used \"$M\" | tail -n 1 >&2; exit $code"
+        );
+        let Some(output) = in_namespace(&folder, &script) else {
+            return;
+        };
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(4), "{options}: {shown}");
+        let error = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            error.contains("\"kind\":\"io\"") || error.contains("\"kind\": \"io\""),
+            "{options}: {shown}"
+        );
+        assert!(
+            !error.contains("\nnew") && !error.contains("\n."),
+            "{options}: {shown}"
+        );
+        assert!(
+            error.trim_end().ends_with('}'),
+            "something was left: {shown}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_file_that_was_to_be_replaced() {
+    let folder = Folder::new();
+    big_disk(folder.path());
+    let script = "mount -t tmpfs -o size=8m tmpfs \"$M\"; echo old > \"$M/new\"; code=0
+                  \"$D\" convert \"$F/disk.raw\" \"$M/new\" -O qcow2 --force || code=$?
+                  cat \"$M/new\"; ls -A \"$M\"; exit $code";
+    let Some(output) = in_namespace(&folder, script) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "old\nnew\n");
+}
+
+#[test]
+fn a_read_only_folder_is_an_io_error() {
+    let folder = Folder::new();
+    big_disk(folder.path());
+    let script = "mount -t tmpfs -o size=64m,ro tmpfs \"$M\"; code=0
+                  \"$D\" convert \"$F/disk.raw\" \"$M/new\" -O qcow2 || code=$?
+                  ls -A \"$M\"; exit $code";
+    let Some(output) = in_namespace(&folder, script) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(output.stdout.is_empty(), "{}", text(&output));
+    assert!(s(folder.path()).starts_with('/'));
+}
