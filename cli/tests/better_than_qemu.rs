@@ -98,7 +98,6 @@ fn a_differencing_vhd_without_its_parent_is_not_half_a_disk() {
     assert!(qemu_content(&child, "vpc", &folder) != disk);
     let target = folder.file("target.raw");
     let finished = run(&["convert", s(&child), s(&target)]);
-    // The reference policy cannot tell "not there" from "not allowed".
     assert_eq!(finished.code, Some(3), "{}", finished.stderr);
     assert!(
         finished.stderr.contains("parent.vhd"),

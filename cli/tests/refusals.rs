@@ -98,7 +98,6 @@ fn references_out_of_the_folder_are_refused() {
     symlink("loop", own.join("loop")).expect("link");
     common::tool("mkfifo", &[s(&own.join("pipe"))]);
     let absolute = s(&folder.file("disk.raw")).to_owned();
-    let long = "n".repeat(300);
     for name in [
         absolute.as_str(),
         "../disk.raw",
@@ -118,7 +117,6 @@ fn references_out_of_the_folder_are_refused() {
         "https://localhost/disk.raw",
         "json:{\"driver\":\"raw\"}",
         "fat:rw:/tmp",
-        &long,
     ] {
         let image = naming(&folder, name);
         let error = fails(&image, &[], 5, "refused");
@@ -127,6 +125,15 @@ fn references_out_of_the_folder_are_refused() {
         for verb in ["digest", "map"] {
             assert_eq!(run(&[verb, s(&image)]).code, Some(5), "{verb} {name}");
         }
+    }
+}
+
+#[test]
+fn a_reference_to_nothing_is_a_fault_of_the_image() {
+    let folder = with_disk();
+    for name in ["absent", "n".repeat(300).as_str()] {
+        let error = fails(&naming(&folder, name), &[], 3, "malformed");
+        assert_eq!(error["structure"], "backing file name", "{name}");
     }
 }
 
