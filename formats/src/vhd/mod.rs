@@ -54,14 +54,15 @@ use self::bitmap::{BitOrder, SectorBitmaps};
 use self::dynamic_header::DynamicHeader;
 use self::footer::{DiskType, Footer, MAX_DISK_SIZE};
 use self::locator::ParentLocator;
-use self::source::{FixedSource, SparseSource};
+use self::source::SparseSource;
 use self::target_dynamic::{BLOCK_SIZES, DynamicTarget};
 use self::target_fixed::FixedTarget;
 use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext, ParentReference};
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options, bad_value};
+use crate::raw::RawSource;
 use crate::source::Mapping;
-use crate::storage::{Storage, StorageRef};
+use crate::storage::{SliceStorage, Storage, StorageRef};
 use crate::target::BlockTarget;
 
 const OPTIONS: &[OptionSpec] = &[
@@ -167,8 +168,9 @@ fn open_fixed(storage: StorageRef, found: find::Found) -> Result<Layer> {
             found.data_end - size
         ));
     }
+    let disk = SliceStorage::new(storage, 0, size)?;
     Ok(Layer {
-        source: Arc::new(FixedSource::new(storage, size)),
+        source: Arc::new(RawSource::new(Arc::new(disk))),
         info,
         parent: None,
         storages: Vec::new(),

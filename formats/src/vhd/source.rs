@@ -1,49 +1,10 @@
-//! The maps of the three kinds of disk.
+//! The map of dynamic and differencing disks. That of a fixed disk is that of a raw one without the footer.
 
 use super::bat::Bat;
 use super::bitmap::SectorBitmaps;
 use crate::error::Result;
 use crate::source::{BlockSource, Mapping, Run};
 use crate::storage::StorageRef;
-
-/// The page that file systems allocate: a fixed disk has no blocks of its own.
-const FIXED_BLOCK: u64 = 4096;
-
-/// A fixed disk: the first bytes of its file.
-pub struct FixedSource {
-    storage: StorageRef,
-    size: u64,
-}
-
-impl FixedSource {
-    /// The disk of the first `size` bytes of `storage`, which must be there.
-    pub fn new(storage: StorageRef, size: u64) -> FixedSource {
-        FixedSource { storage, size }
-    }
-}
-
-impl BlockSource for FixedSource {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn block_size(&self) -> u64 {
-        FIXED_BLOCK
-    }
-
-    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        let (len, data) = self.storage.extent(offset, limit)?;
-        let mapping = if data {
-            Mapping::Stored {
-                storage: self.storage.clone(),
-                offset,
-            }
-        } else {
-            Mapping::Zero
-        };
-        Ok(Run::new(len, mapping))
-    }
-}
 
 /// A dynamic or differencing disk: blocks, each with a bitmap of the sectors that were written.
 pub struct SparseSource {

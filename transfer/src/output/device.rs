@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use formats::{Error, FileStorage, Result, Storage, StorageRef, WritableStorage};
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{FallocateFlags, OFlags};
 
 use super::Output;
 use super::direct::DualFile;
@@ -203,12 +203,9 @@ impl Output for DeviceOutput {
     }
 
     fn read_back(&self) -> Result<StorageRef> {
-        self.sync()?;
-        let _ = rustix::fs::fadvise(self.file.file(), 0, None, Advice::DontNeed);
         let file = self
             .file
-            .file()
-            .try_clone()
+            .read_back()
             .map_err(|e| self.error("read back", e))?;
         Ok(Arc::new(FileStorage::from_file(file, &self.path)?))
     }

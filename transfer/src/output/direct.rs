@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
 
 use crate::buffer::ALIGNMENT;
 
@@ -38,6 +38,13 @@ impl DualFile {
     /// The descriptor that goes through the page cache.
     pub fn file(&self) -> &File {
         &self.buffered
+    }
+
+    /// The same file for reading, with what the cache holds of it dropped: that would prove nothing about the storage.
+    pub fn read_back(&self) -> io::Result<File> {
+        self.buffered.sync_data()?;
+        let _ = rustix::fs::fadvise(&self.buffered, 0, None, Advice::DontNeed);
+        self.buffered.try_clone()
     }
 
     /// Writes all of `pieces` from `offset` on.

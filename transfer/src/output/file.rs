@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use formats::{Error, FileStorage, Result, StorageRef, WritableStorage};
-use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Output;
@@ -227,13 +227,9 @@ impl Output for FileOutput {
     }
 
     fn read_back(&self) -> Result<StorageRef> {
-        self.sync()?;
-        // What the cache holds would prove nothing.
-        let _ = rustix::fs::fadvise(self.file.file(), 0, None, Advice::DontNeed);
         let file = self
             .file
-            .file()
-            .try_clone()
+            .read_back()
             .map_err(|e| self.error("read back", e))?;
         Ok(Arc::new(FileStorage::from_file(file, &self.path)?))
     }
