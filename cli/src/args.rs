@@ -180,7 +180,7 @@ pub struct Digest {
 /// How a source is read.
 #[derive(Debug, Args)]
 pub struct Reading {
-    /// Threads; without it, four for each core, 8 to 16
+    /// Threads; without it, eight for each core, at most 16
     #[arg(short = 'j', long = "jobs", value_name = "N")]
     pub jobs: Option<usize>,
     /// Read on with zeros where the image is damaged, and list every hole

@@ -48,7 +48,7 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
         Some(n) => Ok(n.min(256)),
         None => {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            Ok((cores * 4).clamp(8, MOST_THREADS))
+            Ok((cores * 8).clamp(8, MOST_THREADS))
         }
     }
 }
