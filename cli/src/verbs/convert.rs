@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use formats::{DRIVERS, Error, Format, Image, Options, driver, options::parse_size};
 use serde::Serialize;
+use transfer::output::file::{folder_of, free_space};
 use transfer::{ConvertOptions, Converted, Losses, Place, Progress, Salvage, Setting};
 
 use crate::args;
@@ -56,6 +57,9 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         progress: &progress,
         salvage: arguments.reading.salvage.then_some(&salvage),
     };
+    if !to_stdout {
+        warn_if_tight(&image, &arguments.target);
+    }
     let started = Instant::now();
     let place = place(&arguments.target, to_stdout, arguments.force);
     let converted = watch::watched(&arguments.output, &progress, || {
@@ -85,6 +89,22 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         report::text(&result.text());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How large a sparse target becomes is known only at the end. What the source occupies is a good guess.
+fn warn_if_tight(image: &Image, target: &Path) {
+    let is_file = fs::metadata(target).map_or(true, |meta| meta.is_file());
+    let Ok(free) = free_space(folder_of(target)) else {
+        return;
+    };
+    let occupied = image.storages.iter().flat_map(|s| s.allocated()).sum();
+    if is_file && free < occupied {
+        report::warning(&format!(
+            "the source occupies {}, and {} are free where the target goes: it may not fit",
+            render::size(occupied),
+            render::size(free)
+        ));
+    }
 }
 
 fn place(target: &Path, to_stdout: bool, force: bool) -> Place<'_> {

@@ -41,10 +41,7 @@ impl FileOutput {
     /// # Errors
     /// `Io` when the folder is not there or cannot be written to.
     pub fn create(path: &Path) -> Result<FileOutput> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = folder_of(path).to_owned();
         let failed = |e: io::Error| Error::io("create", e).in_file(path);
         let unnamed = rustix::fs::openat(
             CWD,
@@ -83,9 +80,7 @@ impl FileOutput {
     /// # Errors
     /// `Io` when the file system does not say.
     pub fn free_space(&self) -> Result<u64> {
-        let stat =
-            rustix::fs::fstatvfs(self.file.file()).map_err(|e| self.error("statvfs", e.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        free_space(&self.folder)
     }
 
     /// The file being written, for making it a clone of another one.
@@ -158,6 +153,24 @@ impl FileOutput {
             self.len.store(wanted, Ordering::Relaxed);
         }
     }
+}
+
+/// The folder that the file at `path` is in.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Bytes that the file system of `folder` has free for this user.
+///
+/// # Errors
+/// `Io` when the file system does not say.
+pub fn free_space(folder: &Path) -> Result<u64> {
+    let stat = rustix::fs::statvfs(folder)
+        .map_err(|e| Error::io("look for free space", e.into()).in_file(folder))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn link(unnamed: &str, path: &Path) -> io::Result<()> {
