@@ -111,7 +111,14 @@ fn l1_entries_past_the_end_are_truncated() {
 #[test]
 fn entries_that_point_into_header_or_tables_are_malformed() {
     let builder = Builder::default();
-    for table in [0, builder.l1(), builder.l2(), builder.refcount_table()] {
+    let refcount_block = builder.refcount_table() + builder.cluster();
+    for table in [
+        0,
+        builder.l1(),
+        builder.l2(),
+        builder.refcount_table(),
+        refcount_block,
+    ] {
         // Offset 0 of a standard entry means that there is no cluster.
         if table > 0 {
             changed(&[(l2_entry(3), COPIED | table)]).is("malformed");

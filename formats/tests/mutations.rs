@@ -9,7 +9,7 @@ use common::{Random, Seen, be32, be64, exercise, patch, samples, vhd};
 use formats::Format;
 
 /// Mutants of each sample.
-const ROUNDS: u64 = 1_500;
+const ROUNDS: u64 = 3_000;
 
 /// Processor time that one mutant may take.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -39,7 +39,11 @@ fn main() -> Result<()> {
     let bad = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/bad");
     for entry in fs::read_dir(bad)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let target = match path.extension().and_then(|e| e.to_str()) {
             Some("vhd") => "vhd",
             Some("qcow2") => "qcow2",

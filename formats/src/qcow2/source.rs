@@ -34,6 +34,8 @@ pub struct QcowSource {
     l2: L2Cache,
     areas: Areas,
     refcounts: Refcounts,
+    /// Clusters that hold a refcount block.
+    refcount_blocks: ClusterSet,
     /// Clusters that hold an active L2 table.
     l2_clusters: ClusterSet,
     seen: Mutex<Seen>,
@@ -55,15 +57,15 @@ impl QcowSource {
     /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
     /// the file, or when an L2 table is used twice.
     pub fn new(image: StorageRef, data: StorageRef, header: &Header) -> Result<QcowSource> {
-        // These two are opened to see that all of them is there.
-        let refcount_bytes = header.refcount_table_bytes();
-        PagedTable::new(
+        let refcount_entries = header.refcount_table_bytes() / 8;
+        let refcount_table = PagedTable::new(
             image.clone(),
             "refcount table",
             header.refcount_table_offset,
-            refcount_bytes / 8,
+            refcount_entries,
             8,
         )?;
+        // Opened to see that all of it is there.
         let all_entries = u64::from(header.l1_entries);
         PagedTable::new(image.clone(), "L1 table", header.l1_offset, all_entries, 8)?;
         let l1_entries = header.l1_entries_needed();
@@ -79,12 +81,39 @@ impl QcowSource {
             l2: L2Cache::new(image.clone(), header.cluster_size()),
             areas: areas(header)?,
             refcounts: Refcounts::new(image.clone(), header),
+            refcount_blocks: ClusterSet::default(),
             l2_clusters: ClusterSet::default(),
             seen: Mutex::new(Seen::default()),
             image,
         };
+        source.collect_refcount_blocks(&refcount_table, refcount_entries)?;
         source.collect_l2_tables()?;
         Ok(source)
+    }
+
+    /// Notes where the refcount blocks stand. Entries that are wrong are left out: reading needs no refcounts.
+    fn collect_refcount_blocks(&mut self, table: &PagedTable, entries: u64) -> Result<()> {
+        for index in 0..entries {
+            let offset = table.be64(index)?;
+            if offset != 0
+                && offset < self.image.len()
+                && offset.is_multiple_of(self.format.cluster_size())
+            {
+                self.refcount_blocks
+                    .insert(offset >> self.format.cluster_bits);
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the image itself stands in any of the `len` bytes of a cluster at `offset`, except for L2 tables.
+    fn metadata_at(&self, offset: u64, len: u64) -> Option<&'static str> {
+        let is_block = self
+            .refcount_blocks
+            .contains(offset >> self.format.cluster_bits);
+        self.areas
+            .hit(offset, len)
+            .or(is_block.then_some("a refcount block"))
     }
 
     /// Notes where the L2 tables stand. An entry that is wrong by itself is left to [`QcowSource::l2_table`], so that
@@ -128,7 +157,7 @@ impl QcowSource {
                 .found(format!("a file of {} bytes", self.image.len()))
                 .hint("the image is cut off"));
         }
-        match self.areas.hit(offset, cluster_size) {
+        match self.metadata_at(offset, cluster_size) {
             None => Ok(Some(offset)),
             Some(other) => {
                 Err(overlapping("L2 table", other, offset).found(format!("L1 entry {index}")))
@@ -285,7 +314,7 @@ impl QcowSource {
                 .found(format!("offset {host}"))
                 .expected(format!("offset {}", guest - guest % cluster_size)));
             }
-        } else if let Some(other) = self.areas.hit(host, cluster_size) {
+        } else if let Some(other) = self.metadata_at(host, cluster_size) {
             return Err(overlapping("L2 entry", other, host));
         }
         // The last cluster of a file may be cut: only what the guest sees has to be there.
@@ -308,7 +337,7 @@ impl QcowSource {
 
     /// The compressed cluster at `range`, its length cut to what the file has: it is known to the sector only.
     fn check_packed(&self, range: PackedRange) -> Result<PackedRange> {
-        if let Some(other) = self.areas.hit(range.offset, 1) {
+        if let Some(other) = self.metadata_at(range.offset, 1) {
             return Err(overlapping("L2 entry", other, range.offset));
         }
         let there = self.image.len().saturating_sub(range.offset);

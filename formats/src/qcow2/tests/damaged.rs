@@ -105,20 +105,24 @@ fn the_same_data_cluster_twice_is_malformed_unless_shared() {
 fn entries_that_point_into_tables_are_malformed() {
     let l2 = sample().be64(sample().l1_entry(0)) & !(1 << 63);
     let (l1, refcounts) = (sample().be64(40), sample().be64(48));
-    for table in [l1, l2, refcounts] {
+    let block = sample().be64(refcounts);
+    for table in [l1, l2, refcounts, block] {
         let mut sample = sample();
         sample.set64(sample.l2_entry(1), 1 << 63 | table);
         assert_eq!(kind_of(&sample), ErrorKind::Malformed, "data in {table}");
     }
-    for table in [0u64, l1, refcounts] {
+    for table in [0u64, l1, refcounts, block] {
         let mut sample = sample();
         sample.set64(sample.l2_entry(1), 1 << 62 | table | 5);
         assert_eq!(kind_of(&sample), ErrorKind::Malformed, "packed in {table}");
     }
-    for table in [l1, refcounts] {
+    for table in [l1, refcounts, block] {
         let mut sample = sample();
         sample.set64(sample.l1_entry(0), 1 << 63 | table);
         assert_eq!(kind_of(&sample), ErrorKind::Malformed, "L2 in {table}");
+    }
+    for table in [l1, refcounts] {
+        let mut sample = sample();
         sample.set64(40, table);
         sample.set64(48, table);
         assert_eq!(kind_of(&sample), ErrorKind::Malformed, "L1 in {table}");
