@@ -358,3 +358,17 @@ fn a_data_file_that_is_named_nowhere_or_is_the_image_is_malformed() {
     patch(&mut image, 120, b"bad.qcow2");
     Damaged::new("bad.qcow2", &image).is("malformed");
 }
+
+#[test]
+fn salvage_loses_the_doubtful_cluster_and_no_more() {
+    let folder = Folder::new();
+    let target = folder.file("salvaged.raw");
+    let image = testdata("bad/cluster-twice.qcow2");
+    let lost = convert(&image, &target, &["--salvage"])["lost"].clone();
+    let lost = lost.as_array().expect("a list");
+    assert!(!lost.is_empty());
+    let bytes: u64 = lost.iter().filter_map(|hole| hole["length"].as_u64()).sum();
+    let info = run_ok(&["info", s(&image), "--json"]).json();
+    let cluster = info["block_size"].as_u64().expect("a cluster size");
+    assert!(bytes <= 2 * cluster, "{lost:?}");
+}

@@ -41,8 +41,8 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         data = open_data_file(&storage, &extensions, context)?;
         storages.push(data.clone());
     }
-    let info = describe(&header, &extensions, backing_name);
-    let source = QcowSource::new(storage, data, &header)?;
+    let mut info = describe(&header, &extensions, backing_name);
+    let source = QcowSource::new(storage, data, &header, context.salvage, &mut info.warnings)?;
     Ok(Layer {
         source: Arc::new(source),
         info,

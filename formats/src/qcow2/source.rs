@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::header::Header;
 use super::joined::{Joined, Place};
 use super::l1;
-use super::l2::{Cluster, L2Format, PackedRange, SUBCLUSTERS, Subcluster};
+use super::l2::{Cluster, L2Format, PackedRange, SUBCLUSTERS, Subcluster, Subclusters};
 use super::l2_cache::L2Cache;
 use super::overlap::{Areas, ClusterSet, Inserted};
 use super::refcount::Refcounts;
@@ -18,6 +18,9 @@ use crate::table::PagedTable;
 /// L2 slices that one call of `map` looks into at most. A disk full of tables that all say "nothing here" is mapped in
 /// several calls, so that none of them takes long.
 const SLICES_PER_RUN: usize = 64;
+
+/// Warnings about tables that are used twice; more of them tell no more.
+const WARNINGS: usize = 20;
 
 /// The active state of a qcow2 image.
 pub struct QcowSource {
@@ -39,6 +42,7 @@ pub struct QcowSource {
     /// Clusters that hold an active L2 table.
     l2_clusters: ClusterSet,
     seen: Mutex<Seen>,
+    salvage: bool,
 }
 
 /// What was met on the way, to notice it when it comes a second time.
@@ -48,6 +52,9 @@ struct Seen {
     slices: ClusterSet,
     /// Data clusters.
     data: ClusterSet,
+    /// Data clusters that must not be read, because something else stands there too: only when salvaging, otherwise
+    /// the first of them ends it.
+    doubtful: ClusterSet,
 }
 
 impl QcowSource {
@@ -55,8 +62,14 @@ impl QcowSource {
     ///
     /// # Errors
     /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
-    /// the file, or when an L2 table is used twice.
-    pub fn new(image: StorageRef, data: StorageRef, header: &Header) -> Result<QcowSource> {
+    /// the file, or when an L2 table is used twice; with `salvage` the latter is a warning.
+    pub fn new(
+        image: StorageRef,
+        data: StorageRef,
+        header: &Header,
+        salvage: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<QcowSource> {
         let refcount_entries = header.refcount_table_bytes() / 8;
         let refcount_table = PagedTable::new(
             image.clone(),
@@ -84,10 +97,11 @@ impl QcowSource {
             refcount_blocks: ClusterSet::default(),
             l2_clusters: ClusterSet::default(),
             seen: Mutex::new(Seen::default()),
+            salvage,
             image,
         };
         source.collect_refcount_blocks(&refcount_table, refcount_entries)?;
-        source.collect_l2_tables()?;
+        source.collect_l2_tables(warnings)?;
         Ok(source)
     }
 
@@ -118,7 +132,7 @@ impl QcowSource {
 
     /// Notes where the L2 tables stand. An entry that is wrong by itself is left to [`QcowSource::l2_table`], so that
     /// what other entries map can be read.
-    fn collect_l2_tables(&mut self) -> Result<()> {
+    fn collect_l2_tables(&mut self, warnings: &mut Vec<String>) -> Result<()> {
         let cluster_size = self.format.cluster_size();
         for index in 0..self.l1_entries {
             let Ok(Some(offset)) = l1::l2_offset(self.l1.be64(index)?, cluster_size) else {
@@ -132,10 +146,16 @@ impl QcowSource {
             if self.l2_clusters.insert(cluster) == Inserted::Known
                 && !self.refcounts.is_shared(cluster)
             {
-                return Err(Error::malformed("L1 entry", "the L2 table is used twice")
+                let error = Error::malformed("L1 entry", "the L2 table is used twice")
                     .at(self.l1_offset + index * 8)
                     .found(format!("L2 table at offset {offset}"))
-                    .hint("qemu-img check tells how much of the image is damaged"));
+                    .hint("qemu-img check tells how much of the image is damaged");
+                if !self.salvage {
+                    return Err(error);
+                }
+                if warnings.len() < WARNINGS {
+                    warnings.push(format!("two parts of the disk hold the same: {error}"));
+                }
             }
         }
         Ok(())
@@ -201,6 +221,12 @@ impl QcowSource {
                 _ => Ok(()),
             };
             if let Err(error) = result {
+                if self.salvage {
+                    // One lost cluster, not a whole slice of them.
+                    self.note_doubtful(&mut seen, entry);
+                    at = at.saturating_add(entry_size);
+                    continue;
+                }
                 // So that it is found again.
                 seen.slices.remove(slice_number);
                 return Err(error.at(at));
@@ -208,6 +234,25 @@ impl QcowSource {
             at = at.saturating_add(entry_size);
         }
         Ok(())
+    }
+
+    fn note_doubtful(&self, seen: &mut Seen, entry: &[u8]) {
+        if let Ok(Cluster::Stored(host) | Cluster::Split(Subclusters { host, .. })) =
+            self.format.parse(entry)
+        {
+            seen.doubtful.insert(host >> self.format.cluster_bits);
+        }
+    }
+
+    fn is_doubtful(&self, host: u64) -> bool {
+        let cluster = host >> self.format.cluster_bits;
+        self.salvage
+            && self
+                .seen
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .doubtful
+                .contains(cluster)
     }
 
     fn note_cluster(&self, seen: &mut Seen, host: u64) -> Result<()> {
@@ -316,6 +361,8 @@ impl QcowSource {
             }
         } else if let Some(other) = self.metadata_at(host, cluster_size) {
             return Err(overlapping("L2 entry", other, host));
+        } else if self.is_doubtful(host) {
+            return Err(overlapping("L2 entry", "another cluster or a table", host));
         }
         // The last cluster of a file may be cut: only what the guest sees has to be there.
         let start = host.saturating_add(guest % cluster_size);
