@@ -16,6 +16,7 @@ const MOST_THREADS: usize = 16;
 /// What opening files named in images may do.
 pub fn context(references: &References, salvage: bool) -> Result<OpenContext, Failure> {
     Ok(OpenContext {
+        budget: Default::default(),
         references: ReferencePolicy::new(&references.allow_references)?,
         salvage,
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options};
 use crate::reference::ReferencePolicy;
@@ -78,6 +79,8 @@ pub struct OpenContext {
     pub references: ReferencePolicy,
     /// Read on where a copy of a damaged structure is left (a VHD without its footer).
     pub salvage: bool,
+    /// Memory that all layers opened with this context share.
+    pub budget: Budget,
 }
 
 /// One image file, opened: without its parents.

@@ -31,8 +31,10 @@
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
+//! | [`budget`] | memory that all layers of a chain share |
 //! | [`raw`], [`vhd`], [`qcow2`] | one folder a format, one file an on-disk structure |
 
+pub mod budget;
 pub mod codec;
 pub mod driver;
 mod error;

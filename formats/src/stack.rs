@@ -30,8 +30,10 @@ impl BlockSource for Stack {
         self.tip.sector_size()
     }
 
+    /// The smallest of all layers: what is damaged in one of them is lost in its units.
     fn block_size(&self) -> u64 {
-        self.tip.block_size()
+        let sizes = self.layers.iter().map(|layer| layer.block_size());
+        sizes.min().unwrap_or(512)
     }
 
     fn map(&self, offset: u64, mut limit: u64) -> Result<Run> {

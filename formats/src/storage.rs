@@ -155,6 +155,10 @@ impl FileStorage {
         } else {
             meta.size()
         };
+        // Files of /proc and /sys say 0 whatever they hold.
+        if len == 0 && file.read_at(&mut [0], 0).is_ok_and(|read| read > 0) {
+            return Err(Error::unsupported("file", "has content but no size").in_file(path));
+        }
         let opened = Stamp::of(&file).map_err(|e| Error::io("stat", e).in_file(path))?;
         Ok(FileStorage {
             file,

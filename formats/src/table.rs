@@ -11,8 +11,8 @@ use crate::storage::StorageRef;
 /// Bytes of one page.
 const PAGE: u64 = 64 << 10;
 
-/// Pages kept in memory for one table: 1 MiB. Conversions go through a disk in order, so that few are enough.
-const PAGES_KEPT: usize = 16;
+/// Pages kept in memory for one table: 256 KiB. Conversions go through a disk in order, so that few are enough.
+const PAGES_KEPT: usize = 4;
 
 /// A table in an image, read by pages.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::storage::StorageRef;
 const SLICE_MAX: u64 = 64 << 10;
 
 /// Slices that are kept: 4 MiB of the largest. Small ones are searched one by one, so their number is bounded too.
-const SLICES_KEPT: usize = 64;
+const SLICES_KEPT: usize = 16;
 
 /// Reads slices of L2 tables and keeps the last ones used.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         storages.push(data.clone());
     }
     let mut info = describe(&header, &extensions, backing_name);
-    let source = QcowSource::new(storage, data, &header, context.salvage, &mut info.warnings)?;
+    let source = QcowSource::new(storage, data, &header, context, &mut info.warnings)?;
     Ok(Layer {
         source: Arc::new(source),
         info,

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::budget::Budget;
+
 /// Clusters that one page of a [`ClusterSet`] has bits for.
 const PAGE_CLUSTERS: u64 = 64 * PAGE_WORDS as u64;
-const PAGE_WORDS: usize = 512;
-/// Pages of 4 KiB that a set has at most: 32 MiB, enough for 32 TiB of clusters of 64 KiB.
-const PAGES_MAX: usize = 8192;
+const PAGE_WORDS: usize = 64;
+/// Bytes that a page takes: its words, and its place in the map.
+const PAGE_BYTES: u64 = 600;
 
 /// What [`ClusterSet::insert`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,18 +22,27 @@ pub enum Inserted {
     Full,
 }
 
-/// A set of cluster numbers that takes little memory where they lie together, and never more than 32 MiB: what does
+/// A set of cluster numbers that takes little memory where they lie together, and never more than a budget: what does
 /// not fit is forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ClusterSet {
+    budget: Budget,
     pages: HashMap<u64, Box<[u64; PAGE_WORDS]>>,
 }
 
 impl ClusterSet {
+    /// An empty set that takes its memory from `budget`.
+    pub fn new(budget: &Budget) -> ClusterSet {
+        ClusterSet {
+            budget: budget.clone(),
+            pages: HashMap::new(),
+        }
+    }
+
     /// Adds `cluster`.
     pub fn insert(&mut self, cluster: u64) -> Inserted {
         let (page, word, bit) = place(cluster);
-        if self.pages.len() >= PAGES_MAX && !self.pages.contains_key(&page) {
+        if !self.pages.contains_key(&page) && !self.budget.take(PAGE_BYTES) {
             return Inserted::Full;
         }
         let words = self
@@ -44,14 +55,6 @@ impl ClusterSet {
             Inserted::Known
         } else {
             Inserted::New
-        }
-    }
-
-    /// Takes `cluster` out.
-    pub fn remove(&mut self, cluster: u64) {
-        let (page, word, bit) = place(cluster);
-        if let Some(words) = self.pages.get_mut(&page) {
-            words[word] &= !bit;
         }
     }
 
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_cluster_is_known_from_its_second_time_on() {
-        let mut set = ClusterSet::default();
+        let mut set = ClusterSet::new(&Budget::default());
         for cluster in [0, 63, 64, 32767, 32768, u64::MAX] {
             assert!(!set.contains(cluster));
             assert_eq!(set.insert(cluster), Inserted::New);
@@ -110,21 +113,20 @@ mod tests {
             assert!(set.contains(cluster));
         }
         assert!(!set.contains(1));
-        set.remove(64);
-        assert!(!set.contains(64));
-        assert!(set.contains(63));
     }
 
     #[test]
     fn a_scattered_set_stays_small() {
-        let mut set = ClusterSet::default();
-        for page in 0..3 * PAGES_MAX as u64 {
-            set.insert(page * PAGE_CLUSTERS);
+        let budget = Budget::new(10 * PAGE_BYTES);
+        let mut sets = [ClusterSet::new(&budget), ClusterSet::new(&budget)];
+        for page in 0..6 {
+            for set in &mut sets {
+                set.insert(page * PAGE_CLUSTERS);
+            }
         }
-        assert_eq!(set.pages.len(), PAGES_MAX);
-        assert_eq!(set.insert(0), Inserted::Known);
-        let beyond = 2 * PAGES_MAX as u64 * PAGE_CLUSTERS;
-        assert_eq!(set.insert(beyond), Inserted::Full);
+        assert_eq!(sets[0].pages.len() + sets[1].pages.len(), 10);
+        assert_eq!(sets[0].insert(0), Inserted::Known);
+        assert_eq!(sets[0].insert(99 * PAGE_CLUSTERS), Inserted::Full);
     }
 
     #[test]

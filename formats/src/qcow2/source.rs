@@ -1,5 +1,6 @@
 //! The map of a qcow2 image: from guest offsets over L1 and L2 to host offsets.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::header::Header;
@@ -10,6 +11,7 @@ use super::l2_cache::L2Cache;
 use super::overlap::{Areas, ClusterSet, Inserted};
 use super::refcount::Refcounts;
 use crate::codec::Codec;
+use crate::driver::OpenContext;
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Run};
 use crate::storage::StorageRef;
@@ -42,18 +44,17 @@ pub struct QcowSource {
     /// Clusters that hold an active L2 table.
     l2_clusters: ClusterSet,
     seen: Mutex<Seen>,
+    any_doubtful: AtomicBool,
     salvage: bool,
 }
 
 /// What was met on the way, to notice it when it comes a second time.
-#[derive(Default)]
 struct Seen {
     /// L2 slices, by file offset over slice size.
     slices: ClusterSet,
     /// Data clusters.
     data: ClusterSet,
-    /// Data clusters that must not be read, because something else stands there too: only when salvaging, otherwise
-    /// the first of them ends it.
+    /// Data clusters that must not be read, because something else stands there too.
     doubtful: ClusterSet,
 }
 
@@ -62,12 +63,12 @@ impl QcowSource {
     ///
     /// # Errors
     /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
-    /// the file, or when an L2 table is used twice; with `salvage` the latter is a warning.
+    /// the file, or when an L2 table is used twice; when salvaging the latter is a warning.
     pub fn new(
         image: StorageRef,
         data: StorageRef,
         header: &Header,
-        salvage: bool,
+        context: &OpenContext,
         warnings: &mut Vec<String>,
     ) -> Result<QcowSource> {
         let refcount_entries = header.refcount_table_bytes() / 8;
@@ -94,10 +95,15 @@ impl QcowSource {
             l2: L2Cache::new(image.clone(), header.cluster_size()),
             areas: areas(header)?,
             refcounts: Refcounts::new(image.clone(), header),
-            refcount_blocks: ClusterSet::default(),
-            l2_clusters: ClusterSet::default(),
-            seen: Mutex::new(Seen::default()),
-            salvage,
+            refcount_blocks: ClusterSet::new(&context.budget),
+            l2_clusters: ClusterSet::new(&context.budget),
+            seen: Mutex::new(Seen {
+                slices: ClusterSet::new(&context.budget),
+                data: ClusterSet::new(&context.budget),
+                doubtful: ClusterSet::new(&context.budget),
+            }),
+            any_doubtful: AtomicBool::new(false),
+            salvage: context.salvage,
             image,
         };
         source.collect_refcount_blocks(&refcount_table, refcount_entries)?;
@@ -220,15 +226,10 @@ impl QcowSource {
                 // What is wrong with an entry by itself is said to whoever asks for its cluster.
                 _ => Ok(()),
             };
-            if let Err(error) = result {
-                if self.salvage {
-                    // One lost cluster, not a whole slice of them.
-                    self.note_doubtful(&mut seen, entry);
-                    at = at.saturating_add(entry_size);
-                    continue;
-                }
-                // So that it is found again.
-                seen.slices.remove(slice_number);
+            // Said when the cluster is asked for: one bad entry does not make the others of its table unreadable.
+            if let Err(error) = result
+                && !self.note_doubtful(&mut seen, entry)
+            {
                 return Err(error.at(at));
             }
             at = at.saturating_add(entry_size);
@@ -236,23 +237,27 @@ impl QcowSource {
         Ok(())
     }
 
-    fn note_doubtful(&self, seen: &mut Seen, entry: &[u8]) {
-        if let Ok(Cluster::Stored(host) | Cluster::Split(Subclusters { host, .. })) =
+    /// Remembers that the cluster of `entry` must not be read; `false` when there is no memory left for that.
+    fn note_doubtful(&self, seen: &mut Seen, entry: &[u8]) -> bool {
+        let (Ok(Cluster::Stored(host)) | Ok(Cluster::Split(Subclusters { host, .. }))) =
             self.format.parse(entry)
-        {
-            seen.doubtful.insert(host >> self.format.cluster_bits);
-        }
+        else {
+            return false;
+        };
+        self.any_doubtful.store(true, Ordering::Relaxed);
+        seen.doubtful.insert(host >> self.format.cluster_bits) != Inserted::Full
     }
 
-    fn is_doubtful(&self, host: u64) -> bool {
-        let cluster = host >> self.format.cluster_bits;
-        self.salvage
-            && self
-                .seen
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .doubtful
-                .contains(cluster)
+    /// Fails when the cluster at `host` is known to be something else too.
+    fn check_doubt(&self, host: u64) -> Result<()> {
+        if !self.any_doubtful.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        if !seen.doubtful.contains(host >> self.format.cluster_bits) {
+            return Ok(());
+        }
+        self.note_cluster(&mut seen, host)
     }
 
     fn note_cluster(&self, seen: &mut Seen, host: u64) -> Result<()> {
@@ -361,8 +366,8 @@ impl QcowSource {
             }
         } else if let Some(other) = self.metadata_at(host, cluster_size) {
             return Err(overlapping("L2 entry", other, host));
-        } else if self.is_doubtful(host) {
-            return Err(overlapping("L2 entry", "another cluster or a table", host));
+        } else {
+            self.check_doubt(host)?;
         }
         // The last cluster of a file may be cut: only what the guest sees has to be there.
         let start = host.saturating_add(guest % cluster_size);

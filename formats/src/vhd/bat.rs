@@ -165,6 +165,8 @@ pub struct Bat {
     layout: BlockLayout,
     table: PagedTable,
     allocated: BlockSet,
+    /// Entries, ascending, whose blocks overlap others: only when salvaging.
+    shared: Vec<u32>,
     salvage: bool,
 }
 
@@ -186,6 +188,7 @@ impl Bat {
             layout: &layout,
             allocated: BlockSet::new(blocks),
             sectors: Vec::new(),
+            shared: Vec::new(),
             wrong: 0,
             first: None,
             salvage,
@@ -200,6 +203,7 @@ impl Bat {
         }
         Ok(Bat {
             allocated: scan.allocated,
+            shared: scan.shared,
             layout,
             table,
             salvage,
@@ -231,6 +235,11 @@ impl Bat {
         }
         // The file may have changed since it was opened.
         let entry = self.table.be32(index)?;
+        if self.shared.binary_search(&entry).is_ok() {
+            return Err(Error::malformed("BAT", "the block overlaps another one")
+                .at(self.layout.entry_offset(index))
+                .found(format!("sector {entry}")));
+        }
         match self.layout.place(index, entry) {
             // The first part of a block is better than nothing of it.
             Err(e) if self.salvage && e.kind() == ErrorKind::Truncated => {
@@ -250,6 +259,8 @@ struct Scan<'a> {
     allocated: BlockSet,
     /// Where the blocks start, in sectors. Never more than fit into the file.
     sectors: Vec<u32>,
+    /// Those of them that overlap.
+    shared: Vec<u32>,
     wrong: u64,
     first: Option<Error>,
     salvage: bool,
@@ -280,7 +291,8 @@ impl Scan<'_> {
         match self.layout.place(index, entry) {
             Ok(_) if self.sectors.len() as u64 > self.layout.data_end / self.layout.stride() => {
                 // More blocks than the file has room for: some stand in one place.
-                let error = self.shared(index, entry);
+                self.shared.push(entry);
+                let error = self.too_many(index, entry);
                 self.wrong(error)
             }
             Ok(_) => {
@@ -303,12 +315,15 @@ impl Scan<'_> {
                     .found(format!("sectors {one} and {next}"))
                     .expected(format!("{stride} sectors for each"));
                 self.wrong(error)?;
+                self.shared.extend([one, next]);
             }
         }
+        self.shared.sort_unstable();
+        self.shared.dedup();
         Ok(())
     }
 
-    fn shared(&self, index: u64, entry: u32) -> Error {
+    fn too_many(&self, index: u64, entry: u32) -> Error {
         Error::malformed("BAT", "more blocks than fit into the file: some overlap")
             .at(self.layout.entry_offset(index))
             .found(format!("sector {entry} for block {index}"))

@@ -35,6 +35,7 @@ pub struct Seen {
 /// Opens `bytes` as an image.
 pub fn open(bytes: Vec<u8>, format: Option<Format>, salvage: bool) -> Result<Image> {
     let context = OpenContext {
+        budget: Default::default(),
         salvage,
         ..OpenContext::default()
     };
