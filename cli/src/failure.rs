@@ -49,9 +49,9 @@ impl Failure {
 
     /// Says it on standard error, and with `json` as an object on standard output.
     pub fn report(&self, json: bool) {
-        eprintln!("diskferry: {}", self.0);
+        report::line(&format!("diskferry: {}", self.0));
         if json {
-            report::json(&serde_json::json!({ "error": self.describe() }));
+            let _ = report::json(&serde_json::json!({ "error": self.describe() }));
         }
     }
 

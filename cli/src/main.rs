@@ -18,6 +18,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
     let json = arguments.verb.json();
+    open::survive_file_size_limits();
     match verbs::run(&arguments.verb) {
         Ok(code) => code,
         Err(failure) => {

@@ -54,6 +54,13 @@ pub fn threads(wanted: Option<usize>) -> Result<usize, Failure> {
     }
 }
 
+/// Lets a write past a limit on the size of files (`ulimit -f`) fail, rather than end the program without a word.
+pub fn survive_file_size_limits() {
+    let hit = Arc::new(AtomicBool::new(false));
+    // Without it the limit still holds, only less politely.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, hit);
+}
+
 /// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the program at once: the target has no name yet.
 /// Signals that are ignored stay so: `nohup` and background jobs of scripts rely on it.
 pub fn cancel_on_signals() -> Result<Arc<AtomicBool>, Failure> {

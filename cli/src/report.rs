@@ -4,24 +4,43 @@ use std::io::Write;
 
 use serde::Serialize;
 
-/// Prints `text` to standard output. A reader that went away is no error of ours.
-pub fn text(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+use crate::failure::Failure;
+
+/// Prints `text` to standard output. A reader that went away is no error of ours; an answer that is lost otherwise is.
+pub fn text(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
 /// Prints one JSON object.
-pub fn json(value: &impl Serialize) {
-    if let Ok(line) = serde_json::to_string_pretty(value) {
-        text(&(line + "\n"));
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string_pretty(value).map_err(std::io::Error::from);
+    text(&(line.map_err(not_written)? + "\n"))
+}
+
+/// The result of writing to standard output, as [`text`] sees it.
+pub fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(not_written),
     }
+}
+
+fn not_written(error: std::io::Error) -> Failure {
+    formats::Error::io("write the answer to standard output", error).into()
+}
+
+/// Prints a line to standard error. There is nobody to tell when that fails.
+pub fn line(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{message}");
 }
 
 /// Says something that the user should know, on standard error.
 pub fn note(message: &str) {
-    eprintln!("note: {message}");
+    line(&format!("note: {message}"));
 }
 
 /// Warns, on standard error.
 pub fn warning(message: &str) {
-    eprintln!("warning: {message}");
+    line(&format!("warning: {message}"));
 }

@@ -26,8 +26,12 @@ pub fn watched<T>(output: &Output, progress: &Progress, job: impl FnOnce() -> T)
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = match style {
-            ProgressStyle::Bar => Some(scope.spawn(|| draw(progress, &finished))),
-            ProgressStyle::Json => Some(scope.spawn(|| print_lines(progress, &finished))),
+            ProgressStyle::Bar => thread()
+                .spawn_scoped(scope, || draw(progress, &finished))
+                .ok(),
+            ProgressStyle::Json => thread()
+                .spawn_scoped(scope, || print_lines(progress, &finished))
+                .ok(),
             ProgressStyle::Auto | ProgressStyle::None => None,
         };
         let result = job();
@@ -37,6 +41,11 @@ pub fn watched<T>(output: &Output, progress: &Progress, job: impl FnOnce() -> T)
         }
         result
     })
+}
+
+/// A thread that may fail to start: then nothing is shown.
+fn thread() -> std::thread::Builder {
+    std::thread::Builder::new()
 }
 
 fn phase(progress: &Progress) -> &'static str {
@@ -74,7 +83,7 @@ fn print_lines(progress: &Progress, finished: &AtomicBool) {
             "total": progress.total(),
             "read": progress.data(),
         });
-        eprintln!("{line}");
+        crate::report::line(&line.to_string());
         if last {
             return;
         }

@@ -142,7 +142,8 @@ fn the_same_table_or_cluster_twice_is_malformed() {
     let error = changed(&[(builder.l1() + 8, COPIED | builder.l2())]).is("malformed");
     assert_eq!(place(&error), ("L1 entry", builder.l1() + 8));
     let error = changed(&[(l2_entry(3), COPIED | builder.data())]).is("malformed");
-    assert_eq!(place(&error), ("L2 entry", l2_entry(3)));
+    // Which of the two is wrong nobody can tell: it ends at the first.
+    assert_eq!(place(&error), ("L2 entry", l2_entry(0)));
     // From the other table.
     let second = builder.l2() + builder.cluster();
     changed(&[(second, COPIED | builder.data())]).is("malformed");

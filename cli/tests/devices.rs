@@ -181,7 +181,12 @@ fn a_device_is_not_copied_onto_itself() {
     };
     let link = folder.file("link");
     std::os::unix::fs::symlink(&device.path, &link).expect("link");
-    for target in [&device.path, &link] {
+    let second = tool("losetup", &["--find", "--show", s(&device.file)]);
+    let second = Device {
+        path: second.trim().into(),
+        file: device.file.clone(),
+    };
+    for target in [&device.path, &link, &second.path, &device.file] {
         let finished = run(&[
             "convert",
             s(&device.path),
@@ -193,6 +198,17 @@ fn a_device_is_not_copied_onto_itself() {
         assert_eq!(finished.code, Some(5), "{}", finished.stderr);
         assert!(device.content() == old);
     }
+    let behind = run(&[
+        "convert",
+        s(&device.file),
+        s(&device.path),
+        "-O",
+        "raw",
+        "-f",
+        "raw",
+    ]);
+    assert_eq!(behind.code, Some(5), "{}", behind.stderr);
+    assert!(device.content() == old);
 }
 
 /// A source that turns out to be damaged halfway leaves a device that does not look like a disk.

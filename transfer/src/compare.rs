@@ -38,6 +38,8 @@ pub struct Comparison {
     pub bytes: u64,
     /// Sizes of the two disks in bytes.
     pub sizes: [u64; 2],
+    /// Where the last range ends.
+    end: u64,
 }
 
 impl Comparison {
@@ -48,11 +50,15 @@ impl Comparison {
 
     fn add(&mut self, offset: u64, length: u64) {
         self.bytes += length;
-        if let Some(last) = self.differences.last_mut()
-            && last.offset + last.length == offset
-            && self.count <= RANGES_KEPT as u64
-        {
-            last.length += length;
+        let continues = self.count > 0 && self.end == offset;
+        self.end = offset + length;
+        if continues {
+            // Of ranges beyond those that are kept only the number counts.
+            if self.count <= RANGES_KEPT as u64
+                && let Some(last) = self.differences.last_mut()
+            {
+                last.length += length;
+            }
             return;
         }
         self.count += 1;

@@ -16,6 +16,7 @@ use crate::output::file::already_there;
 use crate::output::{DeviceOutput, FileOutput, Output, StreamOutput};
 use crate::pass::{self, Destination, Outcome, Setting, Wanted};
 use crate::reflink;
+use crate::same_storage;
 
 /// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
 pub const DEFAULT_SPARSE: u64 = 4096;
@@ -136,8 +137,13 @@ impl Job<'_> {
     fn check_name(&self, path: &Path, force: bool) -> Result<PathBuf> {
         self.refuse_own_source(path)?;
         let refuse = |why| Err(Error::refused("target", why).in_file(path).into());
-        if std::fs::symlink_metadata(path).is_err() {
-            return Ok(path.to_owned());
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return refuse("is the name of a folder");
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(path.to_owned()),
+            Err(e) => return Err(Error::io("look at the target", e).in_file(path).into()),
         }
         if !force {
             return Err(already_there(path).into());
@@ -258,8 +264,12 @@ impl Job<'_> {
     fn identity(&self, outcome: &Outcome) -> Identity {
         match (self.options.reproducible, outcome.fingerprint) {
             (Some(unix_time), Some(fingerprint)) => {
+                // The fingerprint knows no size: empty disks of two sizes are two disks.
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(&fingerprint);
+                hasher.update(&self.image.source.size().to_le_bytes());
                 let mut id = [0; 16];
-                id.copy_from_slice(&fingerprint[..16]);
+                id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
                 Identity {
                     id: uuid::Builder::from_custom_bytes(id)
                         .into_uuid()
@@ -300,17 +310,13 @@ impl Job<'_> {
     }
 
     fn refuse_own_source(&self, path: &Path) -> Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(meta) = std::fs::metadata(path) else {
-            return Ok(());
-        };
-        let id = Some((meta.dev(), meta.ino()));
-        if self.image.storages.iter().any(|s| s.file_id() == id) {
+        let mut storages = self.image.storages.iter();
+        if storages.any(|storage| same_storage::overlap(path, storage.path())) {
             return Err(Error::refused(
                 "target",
                 "is the source, or a file that the source stands on",
             )
-            .hint("write to another name")
+            .hint("write to another file or device")
             .in_file(path)
             .into());
         }

@@ -24,6 +24,7 @@
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`] | two disks side by side; how much is data |
 //! | [`output`] | files, devices, pipes; direct I/O |
+//! | [`same_storage`] | whether a target is its own source under another name |
 //! | [`zero`], [`buffer`], [`reflink`], [`salvage`], [`progress`] | small tools |
 
 pub mod affordable;
@@ -39,6 +40,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod reflink;
 pub mod salvage;
+pub mod same_storage;
 pub mod segments;
 pub mod store;
 pub mod zero;

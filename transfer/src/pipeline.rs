@@ -53,8 +53,8 @@ pub fn run<S: Stage>(
     let cores = Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
     std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
+        for started in 0..threads.max(1) {
+            let worker = || {
                 // Also when this thread panics: the others must not wait for its ticket.
                 let _stop = StopOnPanic(&turnstile);
                 if let Err((ticket, error)) = work(stage, segments, &turnstile, &cores, cancel) {
@@ -64,7 +64,16 @@ pub fn run<S: Stage>(
                         *failure = Some((ticket, error));
                     }
                 }
-            });
+            };
+            if let Err(e) = std::thread::Builder::new().spawn_scoped(scope, worker) {
+                // The machine allows no more threads: those that there are do the work.
+                if started == 0 {
+                    let error = formats::Error::io("start a thread", e);
+                    let mut failure = failure.lock().unwrap_or_else(|e| e.into_inner());
+                    *failure = Some((u64::MAX, error.into()));
+                }
+                break;
+            }
         }
     });
     match failure.into_inner().unwrap_or_else(|e| e.into_inner()) {
@@ -85,11 +94,11 @@ fn work<S: Stage>(
         if turnstile.stopped() {
             return Ok(());
         }
+        // Before the segment is taken, so that lower tickets come first here too.
+        let core = cores.enter();
         if cancel.load(Ordering::Relaxed) {
             return Err((u64::MAX, Error::Interrupted));
         }
-        // Before the segment is taken, so that lower tickets come first here too.
-        let core = cores.enter();
         let Some(segment) = segments.take().map_err(|e| (u64::MAX - 1, e))? else {
             return Ok(());
         };

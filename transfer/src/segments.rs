@@ -15,6 +15,10 @@ use crate::salvage::Salvage;
 /// multiple of every block size up to 2 MiB, so that a compressed unit never lies across two of them.
 pub const SEGMENT: u64 = 2 << 20;
 
+/// How often the map is asked while one segment of zeros is made longer: nobody can stop it meanwhile, and other workers
+/// wait.
+const LOOKS: u32 = 16;
+
 /// A piece of the guest's disk: `len` bytes, in one or several disks side by side.
 #[derive(Debug)]
 pub struct Segment {
@@ -125,7 +129,9 @@ impl<'a> Segments<'a> {
         let most = longest.min(self.size - offset);
         let mut len = known;
         let mut step = SEGMENT;
-        while len < most {
+        let mut looks = 0;
+        while len < most && looks < LOOKS {
+            looks += 1;
             let limit = step.min(most - len);
             let mut all = limit;
             for source in &self.sources {
@@ -139,7 +145,7 @@ impl<'a> Segments<'a> {
             if all == 0 {
                 break;
             }
-            step = step.saturating_mul(2);
+            step = step.saturating_mul(8);
         }
         if offset + len == self.size {
             return Ok(len);

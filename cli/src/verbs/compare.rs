@@ -61,14 +61,14 @@ pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
     let same_size = comparison.sizes[0] == comparison.sizes[1];
     let identical = comparison.is_equal() && (same_size || !arguments.strict);
     if arguments.output.json {
-        print_json(&comparison, identical);
+        print_json(&comparison, identical)?;
     } else if !arguments.quiet {
-        print_text(&comparison, identical);
+        print_text(&comparison, identical)?;
     }
     Ok(ExitCode::from(u8::from(!identical)))
 }
 
-fn print_json(comparison: &Comparison, identical: bool) {
+fn print_json(comparison: &Comparison, identical: bool) -> Result<(), Failure> {
     let differences = comparison
         .differences
         .iter()
@@ -83,10 +83,10 @@ fn print_json(comparison: &Comparison, identical: bool) {
         difference_count: comparison.count,
         different_bytes: comparison.bytes,
         differences,
-    });
+    })
 }
 
-fn print_text(comparison: &Comparison, identical: bool) {
+fn print_text(comparison: &Comparison, identical: bool) -> Result<(), Failure> {
     let mut text = String::new();
     let [first, second] = comparison.sizes;
     if first != second {
@@ -111,5 +111,5 @@ fn print_text(comparison: &Comparison, identical: bool) {
     } else {
         "different\n"
     };
-    report::text(&text);
+    report::text(&text)
 }

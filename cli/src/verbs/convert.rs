@@ -82,11 +82,11 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     };
     result.say_notes();
     if arguments.output.json {
-        report::json(&result.answer());
+        report::json(&result.answer())?;
     } else if to_stdout {
-        eprint!("{}", result.text());
+        report::line(result.text().trim_end());
     } else {
-        report::text(&result.text());
+        report::text(&result.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -157,13 +157,14 @@ fn sparse(arguments: &args::Convert) -> Result<Option<u64>, Failure> {
 }
 
 fn reproducible(arguments: &args::Convert) -> Result<Option<u64>, Failure> {
-    match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().map(Some).map_err(|_| {
+    let epoch = std::env::var_os("SOURCE_DATE_EPOCH");
+    match epoch.map(|text| text.to_string_lossy().into_owned()) {
+        Some(text) => text.parse().map(Some).map_err(|_| {
             Error::usage("SOURCE_DATE_EPOCH", "is not a number of seconds")
                 .found(format!("{text:?}"))
                 .into()
         }),
-        Err(_) => Ok(arguments.reproducible.then_some(0)),
+        None => Ok(arguments.reproducible.then_some(0)),
     }
 }
 
@@ -177,7 +178,7 @@ fn list_options(arguments: &args::Convert, to_stdout: bool) -> Result<ExitCode, 
     if driver(format).options().is_empty() {
         text = format!("{format} has no options\n");
     }
-    report::text(&text);
+    report::text(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -48,9 +48,9 @@ pub fn run(arguments: &args::Digest) -> Result<ExitCode, Failure> {
                 digest,
                 size: image.source.size(),
                 lost_bytes: losses.bytes,
-            });
+            })?;
         } else {
-            report::text(&format!("{digest}  {}\n", arguments.image.display()));
+            report::text(&format!("{digest}  {}\n", arguments.image.display()))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -50,9 +50,9 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.references, false)?;
     let answer = describe(arguments, &context)?;
     if arguments.json {
-        report::json(&answer);
+        report::json(&answer)?;
     } else {
-        report::text(&text(&answer));
+        report::text(&text(&answer))?;
     }
     Ok(ExitCode::SUCCESS)
 }

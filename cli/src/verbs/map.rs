@@ -1,15 +1,17 @@
 //! `map`: the runs of an image.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use formats::{BlockSource, Error, Mapping, Run, run_at};
+use formats::{BlockSource, Error, Mapping, Run, WritableStorage, run_at};
 use serde::Serialize;
+use transfer::output::FileOutput;
 
 use super::picture::Picture;
 use crate::args;
 use crate::failure::Failure;
-use crate::open;
+use crate::{open, report};
 
 /// One line of the map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,6 +72,7 @@ pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
         &context,
     )?;
     let size = image.source.size();
+    let picture_file = arguments.picture.as_deref().map(new_file).transpose()?;
     let mut picture = arguments.picture.as_ref().map(|_| Picture::new(size));
     let mut printer = Printer::new(arguments.json, size);
     let walked = walk(image.source.as_ref(), |entry| {
@@ -78,26 +81,55 @@ pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
         }
         printer.print(entry)
     });
-    printer.finish(walked.as_ref().err());
+    printer.finish(walked.as_ref().err())?;
     if let Err(failure) = walked {
         // It is part of the object that was begun.
         failure.report(false);
         return Ok(failure.exit_code());
     }
-    if let (Some(path), Some(picture)) = (&arguments.picture, picture) {
+    if let (Some(file), Some(picture)) = (picture_file, picture) {
         let name = arguments.image.display().to_string();
-        std::fs::write(path, picture.svg(&name))
-            .map_err(|e| Error::io("write the picture", e).in_file(path))?;
+        file.write_at(picture.svg(&name).as_bytes(), 0)?;
+        file.commit(false)?;
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// A file that does not exist yet; nothing is ever replaced by a picture.
+fn new_file(path: &Path) -> Result<FileOutput, Failure> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        return Err(Error::refused("picture", "the file exists already")
+            .hint("name another file, or remove it")
+            .in_file(path)
+            .into());
+    }
+    Ok(FileOutput::create(path)?)
+}
+
+/// Guest bytes that the map is asked for at first: layers of a chain are walked anew for each run that is found.
+const FIRST_LOOK: u64 = 64 << 20;
 
 /// Calls `take` with each entry of the map, neighbours joined, until it says that nobody listens.
 fn walk(source: &dyn BlockSource, mut take: impl FnMut(&Entry) -> bool) -> Result<(), Failure> {
     let mut offset = 0;
     let mut pending: Option<Entry> = None;
+    let mut look = FIRST_LOOK;
     while offset < source.size() {
-        let run = run_at(source, offset, u64::MAX)?;
+        let run = match run_at(source, offset, look) {
+            Ok(run) => run,
+            Err(error) => {
+                // What was found before is not lost.
+                if let Some(last) = pending {
+                    take(&last);
+                }
+                return Err(error.into());
+            }
+        };
+        look = if run.len == look {
+            look.saturating_mul(2)
+        } else {
+            FIRST_LOOK
+        };
         let entry = Entry::new(offset, &run);
         offset += run.len;
         if pending.as_mut().is_some_and(|before| before.join(&entry)) {
@@ -160,14 +192,14 @@ impl Printer {
         .is_ok()
     }
 
-    fn finish(mut self, failure: Option<&Failure>) {
+    fn finish(mut self, failure: Option<&Failure>) -> Result<(), Failure> {
         if self.json {
             let error = failure.map_or(String::new(), |failure| {
                 let text = serde_json::to_string(&failure.describe()).unwrap_or_default();
                 format!(",\n  \"error\": {text}")
             });
-            let _ = writeln!(self.out, "\n  ]{error}\n}}");
+            report::written(writeln!(self.out, "\n  ]{error}\n}}"))?;
         }
-        let _ = self.out.flush();
+        report::written(self.out.flush())
     }
 }

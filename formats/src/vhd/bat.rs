@@ -486,4 +486,14 @@ mod tests {
         let error = BlockLayout::new(&footer, &header, u64::MAX).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit);
     }
+
+    #[test]
+    fn blocks_that_overlap_are_not_salvaged_as_each_other() {
+        let entries = [4, 4, UNALLOCATED];
+        let (bat, warnings) = open(&entries, 3 * BLOCK, 1 << 20, true).unwrap();
+        assert_eq!(warnings.len(), 1);
+        for index in [0, 1] {
+            assert_eq!(bat.place(index).unwrap_err().kind(), ErrorKind::Malformed);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,6 +59,7 @@ impl FileOutput {
                 let (file, temporary) = tempfile::Builder::new()
                     .prefix(".diskferry-")
                     .suffix(".part")
+                    .permissions(std::fs::Permissions::from_mode(0o666))
                     .tempfile_in(&folder)
                     .map_err(failed)?
                     .into_parts();
@@ -118,9 +119,12 @@ impl FileOutput {
             }
         }
         // The name is on stable storage only when its folder is.
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| Error::io("sync the folder", e).in_file(&self.folder))
+        match File::open(&self.folder) {
+            Ok(folder) => folder.sync_all(),
+            // A folder that may be written to but not read: the whole file system then.
+            Err(_) => rustix::fs::syncfs(self.file.file()).map_err(Into::into),
+        }
+        .map_err(|e| Error::io("sync the folder", e).in_file(&self.folder))
     }
 
     /// A file that replaces another one is for those whom the other one was for. As far as this user may: a failure is no
