@@ -95,6 +95,24 @@ pub struct Layer {
     pub storages: Vec<StorageRef>,
 }
 
+/// How images are told apart by their children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageId {
+    /// VHD, VHDX and VDI.
+    Uuid(Uuid),
+    /// The content id of a VMDK, which changes whenever its content does.
+    Cid(u32),
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageId::Uuid(id) => id.fmt(f),
+            ImageId::Cid(id) => write!(f, "{id:08x}"),
+        }
+    }
+}
+
 /// What an image file says about itself.
 #[derive(Debug, Clone)]
 pub struct LayerInfo {
@@ -103,7 +121,7 @@ pub struct LayerInfo {
     /// The variant of the format ("dynamic", "v3").
     pub subformat: String,
     /// The id that a child refers to.
-    pub identity: Option<Uuid>,
+    pub identity: Option<ImageId>,
     /// What else is worth knowing, in the field's words: name and value.
     pub details: Vec<(&'static str, Detail)>,
     /// What a user should hear about.
@@ -144,7 +162,7 @@ pub struct ParentReference {
     /// The parent's format, where the image says it.
     pub format: Option<Format>,
     /// The identity that the parent must have.
-    pub identity: Option<Uuid>,
+    pub identity: Option<ImageId>,
 }
 
 /// One format: a line in [`DRIVERS`].

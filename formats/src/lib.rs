@@ -38,13 +38,16 @@ pub mod budget;
 pub mod codec;
 pub mod driver;
 mod error;
+mod joined;
 pub mod open;
 pub mod options;
+mod overlap;
 pub mod probe;
 pub mod qcow2;
 pub mod raw;
 pub mod reader;
 pub mod reference;
+mod slice_cache;
 pub mod source;
 pub mod stack;
 pub mod storage;
@@ -54,7 +57,7 @@ pub mod vhd;
 
 pub use codec::Codec;
 pub use driver::{
-    DRIVERS, Detail, Driver, Format, Layer, LayerInfo, OpenContext, driver, format_by_name,
+    DRIVERS, Detail, Driver, Format, ImageId, Layer, LayerInfo, OpenContext, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use open::{Image, LayerFile, open, open_storage};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::Unpacker;
+use crate::codec::{UnpackError, Unpacker};
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run, run_at};
 use crate::storage::StorageRef;
@@ -86,6 +86,7 @@ impl RunReader {
             offset,
             len,
             codec,
+            least,
             ..
         } = mapping
         else {
@@ -93,15 +94,20 @@ impl RunReader {
         };
         self.packed.resize(*len as usize, 0);
         storage.read_at(&mut self.packed, *offset)?;
-        self.unpacker
-            .unpack(*codec, &self.packed, out)
-            .map_err(|e| {
+        match self.unpacker.unpack(*codec, &self.packed, out) {
+            Ok(()) => Ok(()),
+            Err(UnpackError::TooLittle(made)) if made >= *least as usize => {
+                out[made..].fill(0);
+                Ok(())
+            }
+            Err(e) => Err(
                 Error::malformed(format!("{codec} compressed unit"), e.to_string())
                     .at(*offset)
                     .expected(format!("{} bytes", out.len()))
                     .hint("--salvage reads on with zeros in its place")
-                    .in_file(storage.path())
-            })
+                    .in_file(storage.path()),
+            ),
+        }
     }
 }
 

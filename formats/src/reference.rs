@@ -147,6 +147,22 @@ fn has_scheme(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_'))
 }
 
+/// Names to try for a parent at `path`: as it is, then its last part beside the child. Of a path with a drive or a
+/// server, which means nothing here, only the last part is left.
+pub(crate) fn candidates(path: &str) -> Vec<String> {
+    let path = path.trim_start_matches("./");
+    let foreign = path.starts_with("//") || path.as_bytes().get(1) == Some(&b':');
+    let last = path.rsplit(['/', ':']).next().unwrap_or_default();
+    let mut names = Vec::new();
+    if !foreign && !path.is_empty() {
+        names.push(path.to_owned());
+    }
+    if !matches!(last, "" | "." | "..") && names.iter().all(|name| name != last) {
+        names.push(last.to_owned());
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,5 +253,19 @@ mod tests {
             Some(ErrorKind::Refused)
         );
         assert_eq!(policy.open(&f.image, "out", "x").unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_path_and_its_last_part_are_tried() {
+        let tried = |path: &str| candidates(path).join(" ");
+        assert_eq!(tried("./base.vhd"), "base.vhd");
+        assert_eq!(tried("../up/base.vhd"), "../up/base.vhd base.vhd");
+        assert_eq!(tried("C:/dir/base.vhd"), "base.vhd");
+        assert_eq!(tried("C:base.vhd"), "base.vhd");
+        assert_eq!(tried("//server/share/base.vhd"), "base.vhd");
+        assert_eq!(tried("/dir/base.vhd"), "/dir/base.vhd base.vhd");
+        for nothing in ["", "./", "C:/", "C:/dir/.."] {
+            assert_eq!(tried(nothing), "", "{nothing}");
+        }
     }
 }

@@ -71,8 +71,10 @@ pub enum Mapping {
         len: u32,
         /// What it is packed with.
         codec: Codec,
-        /// Bytes that unpacking must yield: exactly one cluster or grain.
+        /// Bytes of one cluster or grain: unpacking yields no more.
         unit: u32,
+        /// Bytes that unpacking must yield at least: `unit`, but for a last grain that may stop where the disk does.
+        least: u32,
         /// Bytes of the unpacked unit before the run's first byte.
         skip: u32,
     },

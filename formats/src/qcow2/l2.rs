@@ -5,6 +5,7 @@ use super::features::{EXTENDED_L2, EXTERNAL_DATA};
 use super::header::Header;
 use super::l1::{COPIED, OFFSET_MASK};
 use crate::error::{Error, Result};
+use crate::joined::PackedRange;
 
 /// Bit 62: the cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
@@ -35,19 +36,10 @@ pub enum Cluster {
     Zero,
     /// The cluster stands at this offset, a multiple of the cluster size.
     Stored(u64),
-    /// The cluster is compressed.
+    /// The cluster is compressed. Its length is known to the end of the last 512-byte sector that it touches.
     Packed(PackedRange),
     /// The subclusters differ.
     Split(Subclusters),
-}
-
-/// Where a compressed cluster stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackedRange {
-    /// File offset of its first byte, with any alignment.
-    pub offset: u64,
-    /// An upper bound of its length in bytes: up to the end of the last 512-byte sector that it touches.
-    pub len: u32,
 }
 
 /// A cluster with subclusters.

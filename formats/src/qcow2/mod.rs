@@ -20,10 +20,8 @@
 //! |---|---|
 //! | `header`, `features`, `extensions` | cluster 0, structure by structure |
 //! | `l1`, `l2` | what the entries of the two tables mean |
-//! | `l2_cache` | the L2 tables in memory |
 //! | `refcount` | how often a cluster is used: looked up, and written |
-//! | `overlap` | noticing what stands on top of something else |
-//! | `joined`, `source` | from tables to runs |
+//! | `source` | from tables to runs |
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `target` | laying out a new image |
 //!
@@ -33,12 +31,9 @@
 mod extensions;
 mod features;
 mod header;
-mod joined;
 mod l1;
 mod l2;
-mod l2_cache;
 mod layer;
-mod overlap;
 mod refcount;
 mod source;
 pub mod target;

@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::header::Header;
-use super::joined::{Joined, Place};
 use super::l1;
-use super::l2::{Cluster, L2Format, PackedRange, SUBCLUSTERS, Subcluster, Subclusters};
-use super::l2_cache::L2Cache;
-use super::overlap::{Areas, ClusterSet, Inserted};
+use super::l2::{Cluster, L2Format, SUBCLUSTERS, Subcluster, Subclusters};
 use super::refcount::Refcounts;
 use crate::codec::Codec;
 use crate::driver::OpenContext;
 use crate::error::{Error, Result};
+use crate::joined::{Joined, PackedRange, Place};
+use crate::overlap::{Areas, Inserted, UnitSet};
+use crate::slice_cache::SliceCache;
 use crate::source::{BlockSource, Run};
 use crate::storage::StorageRef;
 use crate::table::PagedTable;
@@ -36,13 +36,13 @@ pub struct QcowSource {
     l1: PagedTable,
     l1_entries: u64,
     l1_offset: u64,
-    l2: L2Cache,
+    l2: SliceCache,
     areas: Areas,
     refcounts: Refcounts,
     /// Clusters that hold a refcount block.
-    refcount_blocks: ClusterSet,
+    refcount_blocks: UnitSet,
     /// Clusters that hold an active L2 table.
-    l2_clusters: ClusterSet,
+    l2_clusters: UnitSet,
     seen: Mutex<Seen>,
     any_doubtful: AtomicBool,
     salvage: bool,
@@ -51,11 +51,11 @@ pub struct QcowSource {
 /// What was met on the way, to notice it when it comes a second time.
 struct Seen {
     /// L2 slices, by file offset over slice size.
-    slices: ClusterSet,
+    slices: UnitSet,
     /// Data clusters.
-    data: ClusterSet,
+    data: UnitSet,
     /// Data clusters that must not be read, because something else stands there too.
-    doubtful: ClusterSet,
+    doubtful: UnitSet,
 }
 
 impl QcowSource {
@@ -92,15 +92,15 @@ impl QcowSource {
             l1,
             l1_entries,
             l1_offset: header.l1_offset,
-            l2: L2Cache::new(image.clone(), header.cluster_size()),
+            l2: SliceCache::new(image.clone(), header.cluster_size()),
             areas: areas(header)?,
             refcounts: Refcounts::new(image.clone(), header),
-            refcount_blocks: ClusterSet::new(&context.budget),
-            l2_clusters: ClusterSet::new(&context.budget),
+            refcount_blocks: UnitSet::new(&context.budget),
+            l2_clusters: UnitSet::new(&context.budget),
             seen: Mutex::new(Seen {
-                slices: ClusterSet::new(&context.budget),
-                data: ClusterSet::new(&context.budget),
-                doubtful: ClusterSet::new(&context.budget),
+                slices: UnitSet::new(&context.budget),
+                data: UnitSet::new(&context.budget),
+                doubtful: UnitSet::new(&context.budget),
             }),
             any_doubtful: AtomicBool::new(false),
             salvage: context.salvage,

@@ -6,7 +6,7 @@ use super::bat::Bat;
 use super::dynamic_header::DynamicHeader;
 use super::footer::Footer;
 use super::locator::parent_name_path;
-use crate::driver::{Detail, Format, LayerInfo};
+use crate::driver::{Detail, Format, ImageId, LayerInfo};
 
 /// Programs for which the geometry is the size: Virtual PC, and QEMU for images of both.
 const GEOMETRY_READERS: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
@@ -14,7 +14,7 @@ const GEOMETRY_READERS: [[u8; 4]; 2] = [*b"vpc ", *b"qemu"];
 /// What the footer says, and `warnings` that came up before.
 pub(super) fn footer_info(footer: &Footer, mut warnings: Vec<String>) -> LayerInfo {
     let mut info = LayerInfo::new(Format::Vhd, footer.disk_type.name());
-    info.identity = Some(Uuid::from_bytes(footer.unique_id));
+    info.identity = Some(ImageId::Uuid(Uuid::from_bytes(footer.unique_id)));
     info.details = vec![
         ("creator_application", word(&footer.creator_application)),
         ("creator_version", version(footer.creator_version)),

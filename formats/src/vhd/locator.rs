@@ -83,22 +83,6 @@ pub(super) fn parent_name_path(name: &[u8; 512]) -> Option<String> {
     windows_path(utf16(name, u16::from_be_bytes)?)
 }
 
-/// Names to try for a parent at `path`: as it is, then its last part beside the child. Of a path with a drive or a
-/// server, which means nothing here, only the last part is left.
-pub(super) fn candidates(path: &str) -> Vec<String> {
-    let path = path.trim_start_matches("./");
-    let foreign = path.starts_with("//") || path.as_bytes().get(1) == Some(&b':');
-    let last = path.rsplit(['/', ':']).next().unwrap_or_default();
-    let mut names = Vec::new();
-    if !foreign && !path.is_empty() {
-        names.push(path.to_owned());
-    }
-    if !matches!(last, "" | "." | "..") && names.iter().all(|name| name != last) {
-        names.push(last.to_owned());
-    }
-    names
-}
-
 /// UTF-16 up to the first NUL; `None` when it is not well-formed or empty.
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
     let (pairs, rest) = bytes.as_chunks::<2>();
@@ -226,19 +210,5 @@ mod tests {
         name[..10].copy_from_slice(b"\0b\0.\0v\0h\0d");
         assert_eq!(parent_name_path(&name).unwrap(), "b.vhd");
         assert_eq!(parent_name_path(&[0; 512]), None);
-    }
-
-    #[test]
-    fn a_path_and_its_last_part_are_tried() {
-        let tried = |path: &str| candidates(path).join(" ");
-        assert_eq!(tried("./base.vhd"), "base.vhd");
-        assert_eq!(tried("../up/base.vhd"), "../up/base.vhd base.vhd");
-        assert_eq!(tried("C:/dir/base.vhd"), "base.vhd");
-        assert_eq!(tried("C:base.vhd"), "base.vhd");
-        assert_eq!(tried("//server/share/base.vhd"), "base.vhd");
-        assert_eq!(tried("/dir/base.vhd"), "/dir/base.vhd base.vhd");
-        for nothing in ["", "./", "C:/", "C:/dir/.."] {
-            assert_eq!(tried(nothing), "", "{nothing}");
-        }
     }
 }

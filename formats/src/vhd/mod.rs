@@ -57,10 +57,13 @@ use self::locator::ParentLocator;
 use self::source::SparseSource;
 use self::target_dynamic::{BLOCK_SIZES, DynamicTarget};
 use self::target_fixed::FixedTarget;
-use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext, ParentReference};
+use crate::driver::{
+    Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
+};
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
+use crate::reference;
 use crate::source::Mapping;
 use crate::storage::{SliceStorage, Storage, StorageRef};
 use crate::target::BlockTarget;
@@ -237,7 +240,7 @@ fn parent_reference(
         .filter_map(|locator| locator.path(storage))
         .chain(locator::parent_name_path(&header.parent_name));
     let mut names = Vec::new();
-    for name in paths.flat_map(|path| locator::candidates(&path)) {
+    for name in paths.flat_map(|path| reference::candidates(&path)) {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -260,6 +263,6 @@ fn parent_reference(
         names,
         structure: "parent locator",
         format: Some(if raw { Format::Raw } else { Format::Vhd }),
-        identity: (!raw).then(|| Uuid::from_bytes(header.parent_id)),
+        identity: (!raw).then(|| ImageId::Uuid(Uuid::from_bytes(header.parent_id))),
     })
 }

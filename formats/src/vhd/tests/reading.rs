@@ -22,7 +22,10 @@ fn clear_bit_in_a_differencing_block_is_absent() {
     assert_eq!(runs(layer.source.as_ref()), "A128 A4 S124 A256");
     let parent = layer.parent.unwrap();
     assert_eq!(parent.names, ["base.vhd"]);
-    assert_eq!(parent.identity, Some(Uuid::from_bytes([9; 16])));
+    assert_eq!(
+        parent.identity,
+        Some(ImageId::Uuid(Uuid::from_bytes([9; 16])))
+    );
     assert_eq!(parent.format, Some(Format::Vhd));
 }
 

@@ -22,7 +22,7 @@ fn what_was_written_is_read_back() {
         assert_eq!(warnings(&image), 0, "{:?}", image.layers[0].info.warnings);
         assert_eq!(
             image.layers[0].info.identity,
-            Some(Uuid::from_bytes(IDENTITY.id))
+            Some(ImageId::Uuid(Uuid::from_bytes(IDENTITY.id)))
         );
     }
 }

@@ -1,31 +1,31 @@
-//! Slices of L2 tables that were read: a few in memory, however many the image has.
+//! Slices of the lower tables of an image (L2 tables, grain tables): a few in memory, however many there are.
 
 use std::sync::{Arc, Mutex};
 
 use crate::error::Result;
 use crate::storage::StorageRef;
 
-/// Most bytes of a slice. Larger tables (clusters of 128 KiB to 2 MiB) come in several.
+/// Most bytes of a slice. Larger tables (those of qcow2 with clusters of 128 KiB to 2 MiB) come in several.
 const SLICE_MAX: u64 = 64 << 10;
 
 /// Slices that are kept: 4 MiB of the largest. Small ones are searched one by one, so their number is bounded too.
 const SLICES_KEPT: usize = 16;
 
-/// Reads slices of L2 tables and keeps the last ones used.
+/// Reads slices of tables and keeps the last ones used.
 #[derive(Debug)]
-pub struct L2Cache {
+pub struct SliceCache {
     storage: StorageRef,
     slice_size: u64,
     /// Most recently used last: file offset and bytes.
     kept: Mutex<Vec<(u64, Arc<[u8]>)>>,
 }
 
-impl L2Cache {
-    /// A cache for the L2 tables of an image with clusters of `cluster_size` bytes.
-    pub fn new(storage: StorageRef, cluster_size: u64) -> L2Cache {
-        L2Cache {
+impl SliceCache {
+    /// A cache for tables of `table_size` bytes.
+    pub fn new(storage: StorageRef, table_size: u64) -> SliceCache {
+        SliceCache {
             storage,
-            slice_size: cluster_size.min(SLICE_MAX),
+            slice_size: table_size.min(SLICE_MAX),
             kept: Mutex::new(Vec::new()),
         }
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn the_slices_used_last_are_kept() {
         let bytes = (0..100u8).flat_map(|n| [n; 512]).collect();
-        let cache = L2Cache::new(Arc::new(MemoryStorage::new(bytes)), 512);
+        let cache = SliceCache::new(Arc::new(MemoryStorage::new(bytes)), 512);
         for n in 0..100 {
             let slice = cache.read(n * 512).unwrap();
             cache.keep(n * 512, &slice);

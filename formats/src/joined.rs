@@ -1,20 +1,28 @@
-//! Joins neighbouring clusters of one kind into one run.
+//! Joins neighbouring units (clusters, grains) of one kind into one run.
 
-use super::l2::PackedRange;
 use crate::source::{Mapping, Run};
 use crate::storage::StorageRef;
 
 /// Where a piece of the disk stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// In the backing file, if there is one.
+    /// In the parent, if there is one.
     Absent,
     /// Nowhere: zeros.
     Zero,
     /// As it is at this offset of the file that holds the data.
     Stored(u64),
-    /// In a compressed cluster, this many bytes from its start.
+    /// In a compressed unit, this many bytes from its start.
     Packed(PackedRange, u32),
+}
+
+/// Where a compressed unit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedRange {
+    /// File offset of its first byte.
+    pub offset: u64,
+    /// Its length in bytes, or an upper bound of it.
+    pub len: u32,
 }
 
 /// A run that grows piece by piece until a piece is of another kind or the limit is reached.
@@ -106,6 +114,7 @@ impl Joined {
                 len: range.len,
                 codec,
                 unit,
+                least: unit,
                 skip,
             },
         };

@@ -1,17 +1,17 @@
-//! Notices structures that stand on top of each other: two table entries with one cluster, data inside a table.
+//! Notices structures that stand on top of each other: two table entries with one unit, data inside a table.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::budget::Budget;
 
-/// Clusters that one page of a [`ClusterSet`] has bits for.
-const PAGE_CLUSTERS: u64 = 64 * PAGE_WORDS as u64;
+/// Units that one page of a [`UnitSet`] has bits for.
+const PAGE_UNITS: u64 = 64 * PAGE_WORDS as u64;
 const PAGE_WORDS: usize = 64;
 /// Bytes that a page takes: its words, and its place in the map.
 const PAGE_BYTES: u64 = 600;
 
-/// What [`ClusterSet::insert`] found.
+/// What [`UnitSet::insert`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
     /// It was not there before.
@@ -22,26 +22,26 @@ pub enum Inserted {
     Full,
 }
 
-/// A set of cluster numbers that takes little memory where they lie together, and never more than a budget: what does
-/// not fit is forgotten.
+/// A set of unit numbers (clusters, grains) that takes little memory where they lie together, and never more than a
+/// budget: what does not fit is forgotten.
 #[derive(Debug)]
-pub struct ClusterSet {
+pub struct UnitSet {
     budget: Budget,
     pages: HashMap<u64, Box<[u64; PAGE_WORDS]>>,
 }
 
-impl ClusterSet {
+impl UnitSet {
     /// An empty set that takes its memory from `budget`.
-    pub fn new(budget: &Budget) -> ClusterSet {
-        ClusterSet {
+    pub fn new(budget: &Budget) -> UnitSet {
+        UnitSet {
             budget: budget.clone(),
             pages: HashMap::new(),
         }
     }
 
-    /// Adds `cluster`.
-    pub fn insert(&mut self, cluster: u64) -> Inserted {
-        let (page, word, bit) = place(cluster);
+    /// Adds `unit`.
+    pub fn insert(&mut self, unit: u64) -> Inserted {
+        let (page, word, bit) = place(unit);
         if !self.pages.contains_key(&page) && !self.budget.take(PAGE_BYTES) {
             return Inserted::Full;
         }
@@ -58,26 +58,26 @@ impl ClusterSet {
         }
     }
 
-    /// Whether `cluster` is in it.
-    pub fn contains(&self, cluster: u64) -> bool {
-        let (page, word, bit) = place(cluster);
+    /// Whether `unit` is in it.
+    pub fn contains(&self, unit: u64) -> bool {
+        let (page, word, bit) = place(unit);
         self.pages
             .get(&page)
             .is_some_and(|words| words[word] & bit != 0)
     }
 }
 
-/// Page, word in the page (below [`PAGE_WORDS`]) and bit in the word of a cluster.
-fn place(cluster: u64) -> (u64, usize, u64) {
-    let within = cluster % PAGE_CLUSTERS;
+/// Page, word in the page (below [`PAGE_WORDS`]) and bit in the word of a unit.
+fn place(unit: u64) -> (u64, usize, u64) {
+    let within = unit % PAGE_UNITS;
     (
-        cluster / PAGE_CLUSTERS,
+        unit / PAGE_UNITS,
         (within / 64) as usize,
         1 << (within % 64),
     )
 }
 
-/// The parts of the file that hold neither data nor L2 tables.
+/// The parts of the file that hold neither data nor the tables that say where data stands.
 #[derive(Debug, Default)]
 pub struct Areas(Vec<(&'static str, Range<u64>)>);
 
@@ -104,13 +104,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_is_known_from_its_second_time_on() {
-        let mut set = ClusterSet::new(&Budget::default());
-        for cluster in [0, 63, 64, 32767, 32768, u64::MAX] {
-            assert!(!set.contains(cluster));
-            assert_eq!(set.insert(cluster), Inserted::New);
-            assert_eq!(set.insert(cluster), Inserted::Known);
-            assert!(set.contains(cluster));
+    fn a_unit_is_known_from_its_second_time_on() {
+        let mut set = UnitSet::new(&Budget::default());
+        for unit in [0, 63, 64, 32767, 32768, u64::MAX] {
+            assert!(!set.contains(unit));
+            assert_eq!(set.insert(unit), Inserted::New);
+            assert_eq!(set.insert(unit), Inserted::Known);
+            assert!(set.contains(unit));
         }
         assert!(!set.contains(1));
     }
@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn a_scattered_set_stays_small() {
         let budget = Budget::new(10 * PAGE_BYTES);
-        let mut sets = [ClusterSet::new(&budget), ClusterSet::new(&budget)];
+        let mut sets = [UnitSet::new(&budget), UnitSet::new(&budget)];
         for page in 0..6 {
             for set in &mut sets {
-                set.insert(page * PAGE_CLUSTERS);
+                set.insert(page * PAGE_UNITS);
             }
         }
         assert_eq!(sets[0].pages.len() + sets[1].pages.len(), 10);
         assert_eq!(sets[0].insert(0), Inserted::Known);
-        assert_eq!(sets[0].insert(99 * PAGE_CLUSTERS), Inserted::Full);
+        assert_eq!(sets[0].insert(99 * PAGE_UNITS), Inserted::Full);
     }
 
     #[test]
