@@ -58,7 +58,7 @@ fn rows(corpus: &Path) -> Vec<Row> {
             let cells = line.split('\t').map(str::to_owned);
             Row(header.iter().map(|h| (*h).to_owned()).zip(cells).collect())
         })
-        .filter(|row| ["raw", "vhd", "qcow", "qcow2"].contains(&row.get("format")))
+        .filter(|row| ["raw", "vhd", "vmdk", "qcow", "qcow2"].contains(&row.get("format")))
         .collect()
 }
 
@@ -99,15 +99,16 @@ fn sparse_digest(image: &Path) -> String {
 /// What is wrong with how diskferry reads the file of `row`, if anything.
 fn complaint(row: &Row, file: &Path) -> Option<String> {
     // A raw disk by a name that says otherwise, and the reverse, need the word of the user.
-    let options: &[&str] = if row.get("format") == "raw" {
-        &["-f", "raw"]
+    let named_raw = file.extension().is_some_and(|e| e == "img");
+    let options: &[&str] = if row.get("format") == "raw" || named_raw {
+        &["-f", row.get("format")]
     } else {
         &[]
     };
     let folder = Folder::new();
     let target = folder.file("target.raw");
     if row.is_refused() {
-        let finished = run(&["convert", s(file), s(&target)]);
+        let finished = run(&[&["convert", s(file), s(&target)], options].concat());
         let fine = matches!(finished.code, Some(3 | 5)) && folder.names().is_empty();
         return (!fine).then(|| format!("exit {:?}: {}", finished.code, finished.stderr));
     }

@@ -20,6 +20,8 @@ pub enum Format {
     Raw,
     /// Microsoft Virtual Hard Disk (Virtual PC, Hyper-V, XenServer, Azure).
     Vhd,
+    /// VMware Virtual Machine Disk, of every kind.
+    Vmdk,
     /// QEMU Copy-On-Write, versions 2 and 3.
     Qcow2,
 }
@@ -30,6 +32,7 @@ impl Format {
         match self {
             Format::Raw => "raw",
             Format::Vhd => "vhd",
+            Format::Vmdk => "vmdk",
             Format::Qcow2 => "qcow2",
         }
     }
@@ -150,6 +153,8 @@ pub enum Detail {
     Number(u64),
     /// Yes or no.
     Flag(bool),
+    /// Words, line by line.
+    List(Vec<String>),
 }
 
 /// How a delta names the image it stands on.
@@ -196,6 +201,7 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[&dyn Driver] = &[
     &crate::qcow2::Qcow2Driver,
     &crate::vhd::VhdDriver,
+    &crate::vmdk::VmdkDriver,
     // Last: it takes everything that nobody else recognises.
     &crate::raw::RawDriver,
 ];

@@ -27,13 +27,14 @@
 //! | [`storage`] | files, block devices, slices of them, memory |
 //! | [`mod@driver`] | the registry: one line a format |
 //! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
-//! | [`stack`] | chains and windows: disks made of disks |
+//! | [`stack`] | chains, pieces in a row, windows: disks made of disks |
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
 //! | [`budget`] | memory that all layers of a chain share |
-//! | [`raw`], [`vhd`], [`qcow2`] | one folder a format, one file an on-disk structure |
+//! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`] | one folder a format, one file an on-disk structure |
 
+mod block_set;
 pub mod budget;
 pub mod codec;
 pub mod driver;
@@ -54,6 +55,7 @@ pub mod storage;
 pub mod table;
 pub mod target;
 pub mod vhd;
+pub mod vmdk;
 
 pub use codec::Codec;
 pub use driver::{
@@ -66,6 +68,6 @@ pub use probe::{format_by_extension, probe};
 pub use reader::RunReader;
 pub use reference::ReferencePolicy;
 pub use source::{BlockSource, Mapping, Run, run_at};
-pub use stack::{Stack, Window};
+pub use stack::{Concat, Stack, Window};
 pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
 pub use target::{BlockTarget, Identity, Placement, Summary, TableWrite};

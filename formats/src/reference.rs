@@ -4,6 +4,7 @@
 //! or below a folder that the user allowed; never to devices, pipes, URLs, through `..`, or through a symbolic link
 //! that leaves those folders.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -39,13 +40,19 @@ impl ReferencePolicy {
     ///
     /// # Errors
     /// `Refused` when the policy does not allow it, `Malformed` when it may be opened but is not there, `Io`.
-    pub fn open(&self, image: &Path, name: &str, structure: &'static str) -> Result<FileStorage> {
+    pub fn open(
+        &self,
+        image: &Path,
+        name: impl AsRef<OsStr>,
+        structure: &'static str,
+    ) -> Result<FileStorage> {
+        let name = name.as_ref();
         let refuse = |why: &'static str| {
             Error::refused(structure, why)
                 .found(format!("{name:?}"))
                 .in_file(image)
         };
-        check_name(name).map_err(refuse)?;
+        check_name(&name.to_string_lossy()).map_err(refuse)?;
         let folder = own_folder(image)?;
         let wanted = folder.join(name);
         let (Some(parent), Some(file_name)) = (wanted.parent(), wanted.file_name()) else {

@@ -1,8 +1,8 @@
-//! Disks made of disks: a chain of layers, and a part of a disk.
+//! Disks made of disks: a chain of layers, pieces one after the other, and a part of a disk.
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run, run_at};
 
 /// A chain of layers that reads as one disk: the tip first, the base last.
@@ -86,6 +86,90 @@ impl BlockSource for Window {
     }
 }
 
+/// Pieces of disks, one after the other, as one disk: the extents of a split VMDK.
+pub struct Concat {
+    /// Where each piece starts, and the disk that its bytes are the first ones of.
+    pieces: Vec<(u64, Arc<dyn BlockSource>)>,
+    size: u64,
+    sector_size: u32,
+}
+
+impl Concat {
+    /// The first `len` bytes of each piece, one piece after the other. A piece that is shorter goes on with zeros.
+    ///
+    /// # Errors
+    /// `Limit` when the sum is not a number of 64 bits.
+    pub fn new(
+        pieces: impl IntoIterator<Item = (u64, Arc<dyn BlockSource>)>,
+        sector_size: u32,
+    ) -> Result<Concat> {
+        let mut placed = Vec::new();
+        let mut size: u64 = 0;
+        for (len, piece) in pieces {
+            if len == 0 {
+                continue;
+            }
+            placed.push((size, piece));
+            size = size.checked_add(len).ok_or_else(|| {
+                Error::limit("extents", "are together longer than any disk can be")
+            })?;
+        }
+        Ok(Concat {
+            pieces: placed,
+            size,
+            sector_size,
+        })
+    }
+}
+
+impl BlockSource for Concat {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    fn block_size(&self) -> u64 {
+        let sizes = self.pieces.iter().map(|(_, piece)| piece.block_size());
+        sizes.min().unwrap_or(512)
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        let after = self.pieces.partition_point(|(start, _)| *start <= offset);
+        let end = self
+            .pieces
+            .get(after)
+            .map_or(self.size, |(start, _)| *start);
+        let Some((start, piece)) = after.checked_sub(1).and_then(|i| self.pieces.get(i)) else {
+            return Ok(Run::new(limit, Mapping::Zero));
+        };
+        let limit = limit.min(end - offset);
+        if offset - start >= piece.size() {
+            return Ok(Run::new(limit, Mapping::Zero));
+        }
+        run_at(piece.as_ref(), offset - start, limit)
+    }
+}
+
+/// Zeros, whatever a parent says.
+pub struct Zeros(pub u64);
+
+impl BlockSource for Zeros {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn block_size(&self) -> u64 {
+        4096
+    }
+
+    fn map(&self, _offset: u64, limit: u64) -> Result<Run> {
+        Ok(Run::new(limit, Mapping::Zero))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +231,24 @@ mod tests {
             read(vec![Toy(vec![None]), Toy(vec![Some(5), Some(6)])]),
             [5]
         );
+    }
+
+    #[test]
+    fn pieces_stand_one_after_the_other() {
+        let toy = |bytes: &[Option<u8>]| Arc::new(Toy(bytes.to_vec())) as Arc<dyn BlockSource>;
+        let pieces = [
+            (6, toy(&[Some(1), Some(2)])),
+            (0, toy(&[Some(9)])),
+            (4, Arc::new(Zeros(4)) as Arc<dyn BlockSource>),
+            (6, toy(&[Some(3)])),
+        ];
+        let disk = Concat::new(pieces, 512).unwrap();
+        let mut out = vec![0xEE; 16];
+        read_guest(&disk, 0, &mut out).unwrap();
+        assert_eq!(out, [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 3, 3, 3, 3, 0, 0]);
+        assert_eq!((disk.size(), disk.block_size()), (16, 4));
+        let huge = [(u64::MAX, toy(&[])), (1, toy(&[]))];
+        assert!(Concat::new(huge, 512).is_err());
     }
 
     #[test]

@@ -120,6 +120,7 @@ fn value(detail: &Detail) -> serde_json::Value {
         Detail::Text(text) => text.as_str().into(),
         Detail::Number(number) => (*number).into(),
         Detail::Flag(flag) => (*flag).into(),
+        Detail::List(lines) => lines.clone().into(),
     }
 }
 
@@ -148,11 +149,11 @@ fn text(answer: &Answer) -> String {
         .map(|(name, value)| line(name, value))
         .collect();
     for (name, value) in &answer.details {
-        let shown = match value {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        text += &line(&name.replace('_', " "), &shown);
+        let mut name = name.replace('_', " ");
+        for shown in shown(value) {
+            text += &line(&name, &shown);
+            name.clear();
+        }
     }
     for (depth, link) in answer.chain.iter().enumerate() {
         let name = if depth == 0 { "chain" } else { "" };
@@ -162,6 +163,15 @@ fn text(answer: &Answer) -> String {
         text += &line("warning", warning);
     }
     text
+}
+
+/// The lines that a value is shown in.
+fn shown(value: &serde_json::Value) -> Vec<String> {
+    match value {
+        serde_json::Value::String(text) => vec![text.clone()],
+        serde_json::Value::Array(lines) => lines.iter().flat_map(shown).collect(),
+        other => vec![other.to_string()],
+    }
 }
 
 fn both(bytes: u64) -> String {

@@ -68,13 +68,14 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         Some("raw") => Some(Format::Raw),
         Some("qcow2") => Some(Format::Qcow2),
         Some("vpc" | "vhd") => Some(Format::Vhd),
+        Some("vmdk") => Some(Format::Vmdk),
         Some(other) => {
             return Err(Error::unsupported(
                 "backing format",
                 "the format of the backing file is not supported",
             )
             .found(format!("{other:?}"))
-            .expected("raw, qcow2 or vpc"));
+            .expected("raw, qcow2, vpc or vmdk"));
         }
     };
     Ok(ParentReference {

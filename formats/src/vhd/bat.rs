@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::block_set::BlockSet;
 use super::dynamic_header::{DynamicHeader, HEADER_LEN};
 use super::footer::{FOOTER_LEN, Footer};
+use crate::block_set::BlockSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::storage::StorageRef;
 use crate::table::PagedTable;

@@ -30,7 +30,6 @@
 
 pub mod bat;
 pub mod bitmap;
-pub mod block_set;
 mod checksum;
 pub mod dynamic_header;
 pub mod find;

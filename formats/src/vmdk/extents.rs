@@ -1,0 +1,278 @@
+//! From the extent lines of a descriptor to pieces of a disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::descriptor::Descriptor;
+use super::extent_line::{Access, ExtentFile, ExtentLine, ExtentType};
+use super::layer::{Kind, in_sectors};
+use super::{cowd, hosted, sesparse};
+use crate::driver::OpenContext;
+use crate::error::{Error, Result};
+use crate::source::{BlockSource, Mapping, Run};
+use crate::stack::Zeros;
+use crate::storage::{Storage, StorageRef};
+
+const STRUCTURE: &str = "extent";
+
+/// The extent that the descriptor stands in.
+pub struct Own {
+    /// Its map.
+    pub source: Arc<dyn BlockSource>,
+    /// Guest bytes.
+    pub capacity: u64,
+}
+
+/// What the extent lines of a descriptor lead to.
+#[derive(Default)]
+pub struct Extents {
+    /// The pieces of the disk: how long each is, and what it is made of.
+    pub pieces: Vec<(u64, Arc<dyn BlockSource>)>,
+    /// The files that were opened.
+    pub storages: Vec<StorageRef>,
+    /// What a user should hear about.
+    pub warnings: Vec<String>,
+}
+
+impl Extents {
+    /// Opens all that `descriptor`, which stands in `image`, names. `own` is the extent around the descriptor, if it
+    /// stands in one.
+    ///
+    /// # Errors
+    /// What is wrong with any extent; `Refused` for names that the policy does not allow.
+    pub fn open(
+        image: &StorageRef,
+        descriptor: &Descriptor,
+        own: Option<Own>,
+        context: &OpenContext,
+    ) -> Result<Extents> {
+        if descriptor.extents.is_empty() {
+            return Err(Error::malformed("descriptor", "names no extent"));
+        }
+        let mut opener = Opener {
+            image,
+            context,
+            single: descriptor.extents.len() == 1,
+            own,
+            files: HashMap::new(),
+            sparse: HashMap::new(),
+            found: Extents::default(),
+        };
+        for line in &descriptor.extents {
+            let piece = opener.open(line)?;
+            opener.found.pieces.push(piece);
+        }
+        if opener.own.is_some() {
+            return Err(Error::malformed(
+                "descriptor",
+                "does not name the extent that it stands in",
+            ));
+        }
+        let closed = descriptor
+            .extents
+            .iter()
+            .filter(|line| line.access == Access::None);
+        let closed = closed.count();
+        if closed > 0 {
+            opener.found.warnings.push(format!(
+                "{closed} extents are marked NOACCESS: their content is read all the same"
+            ));
+        }
+        Ok(opener.found)
+    }
+}
+
+struct Opener<'a> {
+    image: &'a StorageRef,
+    context: &'a OpenContext,
+    /// Whether there is only one line.
+    single: bool,
+    own: Option<Own>,
+    /// Files that were opened, by their names.
+    files: HashMap<String, StorageRef>,
+    /// Sparse files that were opened, by their identities.
+    sparse: HashMap<(u64, u64), ()>,
+    found: Extents,
+}
+
+impl Opener<'_> {
+    fn open(&mut self, line: &ExtentLine) -> Result<(u64, Arc<dyn BlockSource>)> {
+        let Some(file) = &line.file else {
+            return Ok((line.len, Arc::new(Zeros(line.len))));
+        };
+        match line.kind {
+            ExtentType::Zero => Ok((line.len, Arc::new(Zeros(line.len)))),
+            ExtentType::Flat | ExtentType::Vmfs => Ok((line.len, self.flat(file, line)?)),
+            ExtentType::Sparse if self.is_own(file) => self.own(line),
+            ExtentType::Sparse | ExtentType::VmfsSparse | ExtentType::SeSparse => {
+                self.sparse(file, line)
+            }
+            ExtentType::VmfsRdm | ExtentType::VmfsRaw => Err(Error::unsupported(
+                STRUCTURE,
+                "is a mapping of a raw device (RDM); its content is not in files",
+            )
+            .found(line)
+            .hint("copy the device itself, or clone the disk to a VMDK with vmkfstools -i")),
+        }
+    }
+
+    /// Whether a line means the file that the descriptor stands in. A single line always does: files are renamed.
+    fn is_own(&self, file: &ExtentFile) -> bool {
+        let name = self.image.path().file_name();
+        self.own.is_some() && (self.single || name.is_some_and(|name| name == file.name.as_str()))
+    }
+
+    fn own(&mut self, line: &ExtentLine) -> Result<(u64, Arc<dyn BlockSource>)> {
+        let Some(own) = self.own.take() else {
+            return Err(Error::malformed(STRUCTURE, "is named twice").found(line));
+        };
+        let mut len = line.len;
+        self.check_capacity(line, own.capacity)?;
+        if self.single && own.capacity > len {
+            // No byte may be lost, and writers disagree which of the two numbers to round up.
+            self.found.warnings.push(format!(
+                "the extent has {} and its descriptor says {}: all of it is read",
+                in_sectors(own.capacity),
+                in_sectors(len)
+            ));
+            len = own.capacity;
+        }
+        Ok((len, own.source))
+    }
+
+    fn check_capacity(&self, line: &ExtentLine, capacity: u64) -> Result<()> {
+        if capacity >= line.len {
+            return Ok(());
+        }
+        Err(
+            Error::malformed(STRUCTURE, "holds less than the descriptor says")
+                .found(in_sectors(capacity))
+                .expected(format!("at least {}", in_sectors(line.len))),
+        )
+    }
+
+    fn flat(&mut self, file: &ExtentFile, line: &ExtentLine) -> Result<Arc<dyn BlockSource>> {
+        let storage = self.file(file)?;
+        let there = storage.len().saturating_sub(line.offset).min(line.len);
+        if there < line.len && !self.context.salvage {
+            return Err(too_short(&storage, line.offset, line.len));
+        }
+        Ok(Arc::new(Flat {
+            storage,
+            offset: line.offset,
+            len: line.len,
+            there,
+        }))
+    }
+
+    fn sparse(
+        &mut self,
+        file: &ExtentFile,
+        line: &ExtentLine,
+    ) -> Result<(u64, Arc<dyn BlockSource>)> {
+        let storage = self.file(file)?;
+        let twice = storage
+            .file_id()
+            .is_some_and(|id| self.sparse.insert(id, ()).is_some());
+        if twice {
+            return Err(Error::malformed(STRUCTURE, "two lines name one sparse file").found(line));
+        }
+        let in_file = |e: Error| e.in_file(storage.path());
+        let kind = Kind::read(storage.as_ref()).map_err(in_file)?;
+        let source = match (line.kind, kind) {
+            (ExtentType::Sparse, Kind::Hosted) => {
+                let extent = hosted::open(&storage, self.context).map_err(in_file)?;
+                let name = storage.path().display().to_string();
+                let warnings = extent.warnings.iter();
+                self.found
+                    .warnings
+                    .extend(warnings.map(|warning| format!("{name}: {warning}")));
+                extent.source
+            }
+            (ExtentType::VmfsSparse, Kind::Cowd) => {
+                cowd::open(&storage, self.context).map_err(in_file)?.source
+            }
+            (ExtentType::SeSparse, Kind::SeSparse) => {
+                sesparse::open(&storage, self.context).map_err(in_file)?
+            }
+            (_, kind) => {
+                return Err(Error::malformed(
+                    STRUCTURE,
+                    "the file is of another kind than the descriptor says",
+                )
+                .found(format!("{kind:?}"))
+                .expected(line.kind)
+                .in_file(storage.path()));
+            }
+        };
+        self.check_capacity(line, source.size()).map_err(in_file)?;
+        Ok((line.len, source))
+    }
+
+    fn file(&mut self, file: &ExtentFile) -> Result<StorageRef> {
+        if let Some(known) = self.files.get(&file.name) {
+            return Ok(known.clone());
+        }
+        let references = &self.context.references;
+        let open = |name: &std::ffi::OsStr| references.open(self.image.path(), name, STRUCTURE);
+        let opened = match (open(file.name.as_ref()), &file.raw_name) {
+            (Ok(storage), _) => storage,
+            // Unpacked by something that did not care for encodings.
+            (Err(error), Some(raw)) => open(raw).map_err(|_| error)?,
+            (Err(error), None) => return Err(error),
+        };
+        if opened.file_id().is_some() && opened.file_id() == self.image.file_id() {
+            return Err(Error::malformed(STRUCTURE, "names the descriptor itself")
+                .found(format!("{:?}", file.name)));
+        }
+        let storage: StorageRef = Arc::new(opened);
+        self.files.insert(file.name.clone(), storage.clone());
+        self.found.storages.push(storage.clone());
+        Ok(storage)
+    }
+}
+
+fn too_short(storage: &StorageRef, offset: u64, len: u64) -> Error {
+    Error::truncated(STRUCTURE, "the file is shorter than the descriptor says")
+        .found(format!("{} bytes", storage.len()))
+        .expected(format!("{} bytes", offset.saturating_add(len)))
+        .hint("the file is cut off; find the whole one, or read what is left with --salvage")
+        .in_file(storage.path())
+}
+
+/// A part of a file, as far as it is there.
+struct Flat {
+    storage: StorageRef,
+    offset: u64,
+    len: u64,
+    there: u64,
+}
+
+impl BlockSource for Flat {
+    fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// The page that file systems allocate.
+    fn block_size(&self) -> u64 {
+        4096
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        if offset >= self.there {
+            return Err(too_short(&self.storage, self.offset, self.len).at(self.offset + offset));
+        }
+        let limit = limit.min(self.there - offset);
+        let at = self.offset + offset;
+        let (len, is_data) = self.storage.extent(at, limit)?;
+        let mapping = if is_data {
+            Mapping::Stored {
+                storage: self.storage.clone(),
+                offset: at,
+            }
+        } else {
+            Mapping::Zero
+        };
+        Ok(Run::new(len.clamp(1, limit), mapping))
+    }
+}
