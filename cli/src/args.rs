@@ -90,6 +90,9 @@ pub struct Convert {
     /// Copy the bytes also where the file system could share them
     #[arg(long)]
     pub no_reflink: bool,
+    /// Compress again what the source holds compressed already, rather than pass it through
+    #[arg(long)]
+    pub recompress: bool,
     #[command(flatten)]
     pub reading: Reading,
     #[command(flatten)]

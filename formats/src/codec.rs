@@ -44,6 +44,7 @@ pub enum UnpackError {
 pub struct Unpacker {
     deflate: Decompressor,
     zstd: DCtx<'static>,
+    inflate: Option<Box<flate2::Decompress>>,
 }
 
 impl Default for Unpacker {
@@ -64,6 +65,7 @@ impl Unpacker {
         Unpacker {
             deflate: Decompressor::new(),
             zstd: DCtx::create(),
+            inflate: None,
         }
     }
 
@@ -93,6 +95,38 @@ impl Unpacker {
             Ok(())
         } else {
             Err(UnpackError::TooLittle(made))
+        }
+    }
+
+    /// Unpacks `packed` into exactly `unit`, and answers how many bytes its stream has; `None` when that cannot be told
+    /// or anything is wrong ([`Unpacker::unpack`] says what).
+    pub fn unpack_measured(
+        &mut self,
+        codec: Codec,
+        packed: &[u8],
+        unit: &mut [u8],
+    ) -> Option<usize> {
+        match codec {
+            // libdeflate does not tell where the stream ends.
+            Codec::Deflate => {
+                let inflate = self
+                    .inflate
+                    .get_or_insert_with(|| Box::new(flate2::Decompress::new(false)));
+                inflate.reset(false);
+                let status = inflate
+                    .decompress(packed, unit, flate2::FlushDecompress::Finish)
+                    .ok()?;
+                let whole =
+                    status == flate2::Status::StreamEnd && inflate.total_out() == unit.len() as u64;
+                whole.then_some(inflate.total_in() as usize)
+            }
+            // The length is known from outside; it is the stream's if the checksum stands at its end.
+            Codec::Zlib => {
+                self.unpack(codec, packed, unit).ok()?;
+                let sum = libdeflater::adler32(unit).to_be_bytes();
+                packed.ends_with(&sum).then_some(packed.len())
+            }
+            Codec::Zstd => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a format is to the rest of the house: a name, a way to recognise it, a reader, a writer.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -190,11 +191,17 @@ pub trait Driver: Sync {
     /// The options that writing takes.
     fn options(&self) -> &'static [OptionSpec];
 
-    /// The layout of a new image for a disk of `size` bytes.
+    /// The layout of a new image for a disk of `size` bytes, in a file called `file_name`: images of several files name
+    /// each other.
     ///
     /// # Errors
     /// `Limit` when the format cannot hold it, `Usage` for impossible options.
-    fn target(&self, size: u64, options: &Options) -> Result<Box<dyn BlockTarget>>;
+    fn target(
+        &self,
+        size: u64,
+        options: &Options,
+        file_name: &Path,
+    ) -> Result<Box<dyn BlockTarget>>;
 }
 
 /// The registry: what is supported.

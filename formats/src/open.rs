@@ -185,8 +185,7 @@ fn open_named(
     reference: &ParentReference,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
-    let storage: StorageRef =
-        Arc::new(context.references.open(child, name, reference.structure)?);
+    let storage = context.references.open(child, name, reference.structure)?;
     let path = storage.path().to_owned();
     let layer = open_layer(&storage, reference.format, context).map_err(|e| e.in_file(&path))?;
     check_identity(reference, &layer, &path)?;

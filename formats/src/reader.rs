@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codec::{UnpackError, Unpacker};
+use crate::codec::{Codec, UnpackError, Unpacker};
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run, run_at};
 use crate::storage::StorageRef;
@@ -41,6 +41,34 @@ impl RunReader {
                 self.read_part(&run.mapping, *skip, out)
             }
         }
+    }
+
+    /// Fills `out` with a run that is one whole compressed unit, and answers the unit's stream as it stands in the
+    /// image, if it can be taken as it is.
+    ///
+    /// # Errors
+    /// As [`RunReader::read`].
+    pub fn read_unit(&mut self, run: &Run, out: &mut [u8]) -> Result<Option<(Codec, &[u8])>> {
+        if let Mapping::Packed {
+            storage,
+            offset,
+            len,
+            codec,
+            unit,
+            skip: 0,
+            ..
+        } = &run.mapping
+            && out.len() == *unit as usize
+        {
+            self.packed.resize(*len as usize, 0);
+            storage.read_at(&mut self.packed, *offset)?;
+            let measured = self.unpacker.unpack_measured(*codec, &self.packed, out);
+            if let Some(len) = measured.filter(|len| *len <= self.packed.len()) {
+                return Ok(Some((*codec, &self.packed[..len])));
+            }
+        }
+        self.read(run, out)?;
+        Ok(None)
     }
 
     fn read_part(&mut self, mapping: &Mapping, skip: u32, out: &mut [u8]) -> Result<()> {

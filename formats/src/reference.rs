@@ -4,18 +4,22 @@
 //! or below a folder that the user allowed; never to devices, pipes, URLs, through `..`, or through a symbolic link
 //! that leaves those folders.
 
-use std::ffi::OsStr;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::storage::FileStorage;
+use crate::storage::{FileStorage, StorageRef};
 
 /// Which files named inside images may be opened.
 #[derive(Debug, Clone, Default)]
 pub struct ReferencePolicy {
     allowed: Vec<PathBuf>,
+    /// Files that are at hand already, by their names.
+    given: Option<HashMap<OsString, StorageRef>>,
 }
 
 impl ReferencePolicy {
@@ -32,7 +36,18 @@ impl ReferencePolicy {
                     .map_err(|e| Error::io("allowed folder", e).in_file(folder))
             })
             .collect::<Result<_>>()?;
-        Ok(ReferencePolicy { allowed })
+        Ok(ReferencePolicy {
+            allowed,
+            given: None,
+        })
+    }
+
+    /// Nothing but `files`, each known by its name: an image that has no place in a file system yet.
+    pub fn only(files: Vec<(OsString, StorageRef)>) -> ReferencePolicy {
+        ReferencePolicy {
+            allowed: Vec::new(),
+            given: Some(files.into_iter().collect()),
+        }
     }
 
     /// Opens the file that `image` calls `name`, relative to the image's folder when the name is relative.
@@ -45,7 +60,7 @@ impl ReferencePolicy {
         image: &Path,
         name: impl AsRef<OsStr>,
         structure: &'static str,
-    ) -> Result<FileStorage> {
+    ) -> Result<StorageRef> {
         let name = name.as_ref();
         let refuse = |why: &'static str| {
             Error::refused(structure, why)
@@ -53,6 +68,10 @@ impl ReferencePolicy {
                 .in_file(image)
         };
         check_name(&name.to_string_lossy()).map_err(refuse)?;
+        if let Some(given) = &self.given {
+            let found = given.get(name).cloned();
+            return found.ok_or_else(|| refuse("is none of the image's own files"));
+        }
         let folder = own_folder(image)?;
         let wanted = folder.join(name);
         let (Some(parent), Some(file_name)) = (wanted.parent(), wanted.file_name()) else {
@@ -95,7 +114,7 @@ impl ReferencePolicy {
             )
             .open(&real)
             .map_err(failed)?;
-        FileStorage::from_file(file, &real)
+        Ok(Arc::new(FileStorage::from_file(file, &real)?))
     }
 
     fn allows(&self, folder: &Path, real: &Path) -> bool {
@@ -174,7 +193,6 @@ pub(crate) fn candidates(path: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::storage::Storage;
     use std::os::unix::fs::symlink;
 
     struct Folders {

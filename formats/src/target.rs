@@ -1,10 +1,17 @@
 //! The writing side of a format: where the bytes of a guest range go, and the tables that say so.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::error::Result;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
 use crate::storage::WritableStorage;
+
+/// File offsets of an image of several files: those of part `n` (0 is the file that the user named) start at `n` times
+/// this.
+pub const PART: u64 = 1 << 48;
 
 /// Where a copy goes: the layout of an image that is being written.
 ///
@@ -31,12 +38,38 @@ pub trait BlockTarget: Send {
         Vec::new()
     }
 
+    /// The names of further files, beside the one that the user named: parts 1, 2, … of the image (see [`PART`]).
+    fn further_parts(&self) -> Vec<OsString> {
+        Vec::new()
+    }
+
+    /// What is done to blocks before they have a place; `None`: they are stored as they are, by [`BlockTarget::place`].
+    fn packer(&self) -> Option<Arc<dyn Packer>> {
+        None
+    }
+
+    /// What stands at the very front of the file and is known before any block is. To a pipe it goes first, to a file
+    /// last: without it nobody takes the file for an image.
+    fn head(&self, _identity: &Identity) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Finds the place for the `len` guest bytes at `guest_offset`, none of them placed before. The answer may cover
     /// only a first part; it is asked again for the rest. What a block has besides stays zero.
     ///
     /// # Errors
     /// `Limit` when the format cannot hold more.
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement>;
+
+    /// Finds the place for `len` bytes that the packer made of the block at `guest_offset`: a file offset.
+    ///
+    /// # Errors
+    /// `Limit` when the format cannot hold more.
+    fn place_packed(&mut self, guest_offset: u64, len: u64) -> Result<u64> {
+        Err(Error::unsupported("target", "takes no packed blocks")
+            .at(guest_offset)
+            .found(format!("{len} bytes")))
+    }
 
     /// Notes that the `len` guest bytes at `guest_offset` read as zeros. Answers the file range that must be made to
     /// read as zeros for that, if the format keeps one (a raw image does, a table entry that says "zero" does not).
@@ -56,6 +89,40 @@ pub trait BlockTarget: Send {
     /// # Errors
     /// Those of the storage.
     fn finish(self: Box<Self>, identity: &Identity, out: &dyn WritableStorage) -> Result<Summary>;
+}
+
+/// Packs blocks before they have a place.
+pub trait Packer: Send + Sync {
+    /// Guest bytes of a block: a power of two, at most 2 MiB. The last block of a disk is filled up with zeros.
+    fn unit(&self) -> u32;
+
+    /// Whether a block that the source holds packed with `codec` can be taken as it is.
+    fn takes(&self, codec: Codec) -> bool;
+
+    /// What one thread needs to pack.
+    fn worker(&self) -> Box<dyn PackWorker>;
+}
+
+/// One thread's part of a [`Packer`]. What it makes depends on its arguments alone.
+pub trait PackWorker: Send {
+    /// Appends to `out` what is stored for `block`, the whole unit at `guest_offset`.
+    ///
+    /// # Errors
+    /// When the block cannot be packed.
+    fn pack(&mut self, guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<()>;
+
+    /// The same for a block whose stream the source has already: `stream`, with nothing behind its end.
+    ///
+    /// # Errors
+    /// As [`PackWorker::pack`].
+    fn adopt(
+        &mut self,
+        guest_offset: u64,
+        block: &[u8],
+        codec: Codec,
+        stream: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()>;
 }
 
 /// Where placed guest bytes go.

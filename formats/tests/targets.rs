@@ -79,7 +79,9 @@ fn random_model(random: &mut Random, size: u64, longest: u64) -> Model {
 fn write(format: Format, size: u64, options: &[String], model: &Model, what: &str) -> Vec<u8> {
     let driver = driver(format);
     let options = Options::new(driver.options(), options).expect("options");
-    let mut target = driver.target(size, &options).expect("a target");
+    let mut target = driver
+        .target(size, &options, "a".as_ref())
+        .expect("a target");
     let (exact, target_size) = (target.exact_length(), target.size());
     assert!(target_size >= size, "{what}");
     let out = Noting::default();

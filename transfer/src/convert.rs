@@ -1,20 +1,22 @@
 //! Converting an image: the pass over its content, and everything that makes the result whole, proved, and in place.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use formats::{
-    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, StorageRef, Window, driver,
-    reader::read_guest,
+    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, ReferencePolicy, StorageRef,
+    Window, driver, reader::read_guest,
 };
 
 use crate::digest::Algorithm;
 use crate::error::Result;
 use crate::output::file::already_there;
-use crate::output::{DeviceOutput, FileOutput, Output, StreamOutput};
-use crate::pass::{self, Destination, Outcome, Setting, Wanted};
+use crate::output::{DeviceOutput, FileOutput, FileSet, Output, StreamOutput};
+use crate::packing::Packing;
+use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
 use crate::same_storage;
 
@@ -52,6 +54,8 @@ pub struct ConvertOptions {
     pub reproducible: Option<u64>,
     /// Whether a raw file may become a clone of its source on file systems that can.
     pub reflink: bool,
+    /// Whether blocks that the source holds compressed are compressed again, also where the target could take them.
+    pub recompress: bool,
 }
 
 /// What was done.
@@ -94,7 +98,18 @@ pub fn convert(
     options: &ConvertOptions,
     setting: &Setting<'_>,
 ) -> Result<Converted> {
-    let target = driver(format).target(image.source.size(), format_options)?;
+    let file_name = match place {
+        Place::File { path, .. } | Place::Device(path) => path,
+        Place::Stream(_) => Path::new("-"),
+    };
+    let target = driver(format).target(image.source.size(), format_options, file_name)?;
+    if target.packer().is_some() && options.sparse == Some(0) {
+        return Err(
+            Error::usage("-S 0", "this kind of image never stores zeros")
+                .hint("leave out -S")
+                .into(),
+        );
+    }
     let job = Job {
         image,
         format,
@@ -119,15 +134,21 @@ impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
         let real = self.check_name(path, force)?;
         let path = real.as_path();
-        let output = FileOutput::create(path)?;
+        let further = target.further_parts();
+        for name in &further {
+            self.refuse_own_source(&path.with_file_name(name))?;
+        }
+        let output = FileSet::create(path, &further, force)?;
         self.check_space(target.as_ref(), &output, path)?;
-        let mut done = if self.can_reflink() && self.reflink(&output) {
-            self.after_reflink(target, &output)?
-        } else {
-            self.copy(target, &output)?
+        let mut done = match output.first() {
+            Some(file) if self.can_reflink() && self.reflink(file) => {
+                self.after_reflink(target, file)?
+            }
+            _ => self.copy(target, &output)?,
         };
         if self.options.verify {
-            self.verify(&output, &mut done, true)?;
+            let further = output.read_back_further()?;
+            self.verify(&output, further, &mut done, true)?;
         }
         output.commit(force)?;
         Ok(done.converted)
@@ -173,7 +194,7 @@ impl Job<'_> {
         let mut done = self.copy(target, &output)?;
         output.commit()?;
         if self.options.verify {
-            self.verify(&output, &mut done, false)?;
+            self.verify(&output, Vec::new(), &mut done, false)?;
         }
         done.converted.left_on_device = left;
         Ok(done.converted)
@@ -194,7 +215,7 @@ impl Job<'_> {
                     "a {} image of this kind cannot be written in one go",
                     self.format
                 ),
-                "write it to a file; raw and fixed VHD can go to a pipe",
+                "write it to a file; raw, fixed VHD and streamOptimized VMDK can go to a pipe",
             );
         }
         if self.options.verify {
@@ -214,13 +235,25 @@ impl Job<'_> {
             affordable_digest: self.options.verify && self.options.digests.is_empty(),
             fingerprint: self.options.verify || self.options.reproducible.is_some(),
         };
+        // A pipe wants the front first, and what stands there may have to be made from the content.
+        let known = if output.is_stream() && target.packer().is_some() {
+            let identity = self.identity(self.early_fingerprint()?);
+            if let Some(head) = target.head(&identity) {
+                output.write_at(&head, 0)?;
+            }
+            Some(identity)
+        } else {
+            None
+        };
         let (size, target_size) = (self.image.source.size(), target.size());
         let notes = target.notes();
         let sparse = self.scan_unit(target.block_size());
+        let packer = target.packer();
         let destination = Destination {
             target,
             output,
             sparse,
+            packing: packer.map(|packer| Packing::new(packer, self.options.recompress)),
         };
         let mut outcome = pass::run(
             self.image.source.as_ref(),
@@ -231,8 +264,12 @@ impl Job<'_> {
         self.image.check_unchanged()?;
         let mut file_size = 0;
         if let Some(target) = outcome.target.take() {
-            let identity = self.identity(&outcome);
+            let identity = known.unwrap_or_else(|| self.identity(outcome.fingerprint));
+            let head = target.head(&identity);
             file_size = target.finish(&identity, output)?.file_size;
+            if let (Some(head), None) = (head, known) {
+                output.write_at(&head, 0)?;
+            }
         }
         output.sync()?;
         Ok(Done {
@@ -261,8 +298,21 @@ impl Job<'_> {
         }
     }
 
-    fn identity(&self, outcome: &Outcome) -> Identity {
-        match (self.options.reproducible, outcome.fingerprint) {
+    /// The fingerprint of the source, found in a pass of its own, if ids have to be made from it.
+    fn early_fingerprint(&self) -> Result<Option<[u8; 32]>> {
+        if self.options.reproducible.is_none() {
+            return Ok(None);
+        }
+        let wanted = Wanted {
+            fingerprint: true,
+            ..Wanted::default()
+        };
+        let source = self.image.source.as_ref();
+        Ok(pass::run(source, &wanted, None, self.setting)?.fingerprint)
+    }
+
+    fn identity(&self, fingerprint: Option<[u8; 32]>) -> Identity {
+        match (self.options.reproducible, fingerprint) {
             (Some(unix_time), Some(fingerprint)) => {
                 // The fingerprint knows no size: empty disks of two sizes are two disks.
                 let mut hasher = blake3::Hasher::new();
@@ -287,17 +337,14 @@ impl Job<'_> {
     }
 
     /// A target of known size that certainly does not fit is refused before the first byte.
-    fn check_space(
-        &self,
-        target: &dyn BlockTarget,
-        output: &FileOutput,
-        path: &Path,
-    ) -> Result<()> {
+    fn check_space(&self, target: &dyn BlockTarget, output: &FileSet, path: &Path) -> Result<()> {
         let needed = match (target.exact_length(), self.options.sparse) {
             (Some(length), Some(0)) => length,
             _ => return Ok(()),
         };
-        let free = output.free_space()?;
+        let Some(free) = output.first().map(FileOutput::free_space).transpose()? else {
+            return Ok(());
+        };
         if free >= needed {
             return Ok(());
         }
@@ -372,11 +419,22 @@ impl Job<'_> {
         })
     }
 
-    /// Reads the target back through the reader that anybody would use, and holds it against what the source held.
-    fn verify(&self, output: &dyn Output, done: &mut Done, padded: bool) -> Result<()> {
+    /// Reads the target, with its `further` files, back through the reader that anybody would use, and holds it against
+    /// what the source held.
+    fn verify(
+        &self,
+        output: &dyn Output,
+        further: Vec<(OsString, StorageRef)>,
+        done: &mut Done,
+        padded: bool,
+    ) -> Result<()> {
         self.setting.progress.set_verifying();
         let storage: StorageRef = output.read_back()?;
-        let layer = driver(self.format).open(storage, &OpenContext::default())?;
+        let context = OpenContext {
+            references: ReferencePolicy::only(further),
+            ..OpenContext::default()
+        };
+        let layer = driver(self.format).open(storage, &context)?;
         let size = self.image.source.size();
         let window = Window::new(layer.source.clone(), size);
         let wanted = Wanted {

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`convert`](mod@convert) | one conversion from end to end: space, copy, tables, verify, put in place |
 //! | [`pass`], [`store`] | one pass over a disk; from placements to writes |
+//! | [`packing`] | blocks that are deflated before they have a place |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`] | two disks side by side; how much is data |
@@ -35,6 +36,7 @@ pub mod count;
 pub mod digest;
 mod error;
 pub mod output;
+pub mod packing;
 pub mod pass;
 pub mod pipeline;
 pub mod progress;

@@ -32,11 +32,27 @@ pub trait Stage: Sync {
     /// In parallel, in any order.
     fn prepare(&self, worker: &mut Self::Worker, segment: &Segment) -> Result<()>;
 
+    /// Whether preparing a segment keeps a core busy rather than waiting for storage: it has to be unpacked.
+    fn is_heavy(&self, segment: &Segment) -> bool {
+        let mut runs = segment.runs.iter().flatten();
+        runs.any(|run| matches!(run.mapping, Mapping::Packed { .. }))
+    }
+
+    /// How many heavy segments are prepared at a time.
+    fn heavy_at_once(&self) -> usize {
+        cores()
+    }
+
     /// One segment at a time, in guest order.
     fn in_order(&self, worker: &mut Self::Worker, segment: &Segment) -> Result<()>;
 
     /// In parallel again.
     fn store(&self, worker: &mut Self::Worker, segment: &Segment) -> Result<()>;
+}
+
+/// The cores that this program may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Runs all segments through `stage` with `threads` workers, until the end, the first error, or `cancel`.
@@ -50,7 +66,7 @@ pub fn run<S: Stage>(
     cancel: &AtomicBool,
 ) -> Result<()> {
     let turnstile = Turnstile::default();
-    let cores = Slots::new(std::thread::available_parallelism().map_or(1, usize::from));
+    let cores = Slots::new(stage.heavy_at_once());
     let failure: Mutex<Option<(u64, Error)>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for started in 0..threads.max(1) {
@@ -103,7 +119,7 @@ fn work<S: Stage>(
             return Ok(());
         };
         let failed = |error| (segment.ticket, error);
-        let core = is_heavy(&segment).then_some(core);
+        let core = stage.is_heavy(&segment).then_some(core);
         stage.prepare(&mut worker, &segment).map_err(failed)?;
         drop(core);
         if !turnstile.wait_for(segment.ticket) {
@@ -116,12 +132,6 @@ fn work<S: Stage>(
         done.map_err(failed)?;
         stage.store(&mut worker, &segment).map_err(failed)?;
     }
-}
-
-/// Whether a segment keeps a core busy rather than waiting for storage: it has to be unpacked.
-fn is_heavy(segment: &Segment) -> bool {
-    let mut runs = segment.runs.iter().flatten();
-    runs.any(|run| matches!(run.mapping, Mapping::Packed { .. }))
 }
 
 /// So many at a time.

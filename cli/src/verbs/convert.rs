@@ -37,6 +37,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         verify: arguments.verify,
         reproducible: reproducible(arguments)?,
         reflink: !arguments.no_reflink,
+        recompress: arguments.recompress,
     };
     let context = open::context(&arguments.reading.references, arguments.reading.salvage)?;
     let image = open::image(

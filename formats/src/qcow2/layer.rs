@@ -104,7 +104,7 @@ fn open_data_file(
             Error::malformed(DATA_NAME, "names the image itself").found(format!("{name:?}"))
         );
     }
-    Ok(Arc::new(data))
+    Ok(data)
 }
 
 fn describe(header: &Header, extensions: &Extensions, backing_name: Option<String>) -> LayerInfo {

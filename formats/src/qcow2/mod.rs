@@ -41,6 +41,8 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 use crate::driver::{Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
 use crate::options::{OptionSpec, Options};
@@ -71,7 +73,12 @@ impl Driver for Qcow2Driver {
         target::OPTIONS
     }
 
-    fn target(&self, size: u64, options: &Options) -> Result<Box<dyn BlockTarget>> {
+    fn target(
+        &self,
+        size: u64,
+        options: &Options,
+        _file_name: &Path,
+    ) -> Result<Box<dyn BlockTarget>> {
         Ok(Box::new(target::QcowTarget::new(size, options)?))
     }
 }

@@ -1,6 +1,7 @@
 //! Raw images: the bytes of the disk, one after the other, any number of them.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext};
@@ -42,7 +43,12 @@ impl Driver for RawDriver {
         &[]
     }
 
-    fn target(&self, size: u64, _options: &Options) -> Result<Box<dyn BlockTarget>> {
+    fn target(
+        &self,
+        size: u64,
+        _options: &Options,
+        _file_name: &Path,
+    ) -> Result<Box<dyn BlockTarget>> {
         Ok(Box::new(RawTarget { size }))
     }
 }

@@ -44,6 +44,7 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -110,7 +111,12 @@ impl Driver for VhdDriver {
         OPTIONS
     }
 
-    fn target(&self, size: u64, options: &Options) -> Result<Box<dyn BlockTarget>> {
+    fn target(
+        &self,
+        size: u64,
+        options: &Options,
+        _file_name: &Path,
+    ) -> Result<Box<dyn BlockTarget>> {
         let size = match size.checked_next_multiple_of(512) {
             Some(0) => {
                 return Err(

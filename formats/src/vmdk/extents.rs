@@ -11,7 +11,7 @@ use crate::driver::OpenContext;
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run};
 use crate::stack::Zeros;
-use crate::storage::{Storage, StorageRef};
+use crate::storage::StorageRef;
 
 const STRUCTURE: &str = "extent";
 
@@ -215,17 +215,16 @@ impl Opener<'_> {
         }
         let references = &self.context.references;
         let open = |name: &std::ffi::OsStr| references.open(self.image.path(), name, STRUCTURE);
-        let opened = match (open(file.name.as_ref()), &file.raw_name) {
+        let storage = match (open(file.name.as_ref()), &file.raw_name) {
             (Ok(storage), _) => storage,
             // Unpacked by something that did not care for encodings.
             (Err(error), Some(raw)) => open(raw).map_err(|_| error)?,
             (Err(error), None) => return Err(error),
         };
-        if opened.file_id().is_some() && opened.file_id() == self.image.file_id() {
+        if storage.file_id().is_some() && storage.file_id() == self.image.file_id() {
             return Err(Error::malformed(STRUCTURE, "names the descriptor itself")
                 .found(format!("{:?}", file.name)));
         }
-        let storage: StorageRef = Arc::new(opened);
         self.files.insert(file.name.clone(), storage.clone());
         self.found.storages.push(storage.clone());
         Ok(storage)

@@ -158,6 +158,28 @@ impl SparseHeader {
         })
     }
 
+    /// The sector that says so.
+    pub fn to_bytes(self) -> [u8; SECTOR as usize] {
+        let raw = Raw {
+            magic: MAGIC,
+            version: self.version.into(),
+            flags: self.flags.into(),
+            capacity: (self.capacity / SECTOR).into(),
+            grain_size: (self.grain_size / SECTOR).into(),
+            descriptor_offset: (self.descriptor.0 / SECTOR).into(),
+            descriptor_size: (self.descriptor.1 / SECTOR).into(),
+            table_entries: self.table_entries.into(),
+            redundant_offset: (self.redundant.unwrap_or(0) / SECTOR).into(),
+            directory_offset: self.directory.map_or(GD_AT_END, |at| at / SECTOR).into(),
+            overhead: (self.overhead / SECTOR).into(),
+            unclean_shutdown: self.unclean.into(),
+            newlines: NEWLINES,
+            compression: u16::from(self.is_compressed()).into(),
+            padding: [0; 433],
+        };
+        zerocopy::transmute!(raw)
+    }
+
     fn check(&self, raw: &Raw) -> Result<()> {
         let unknown = self.flags & MUST_KNOW & !(FLAG_COMPRESSED | FLAG_MARKERS);
         if unknown != 0 {

@@ -68,6 +68,14 @@ impl Marker {
         })
     }
 
+    /// What stands in front of a compressed grain: the guest sector at which it starts, and its length in bytes.
+    pub fn grain(sector: u64, len: u32) -> [u8; GRAIN_MARKER as usize] {
+        let mut bytes = [0; GRAIN_MARKER as usize];
+        bytes[..8].copy_from_slice(&sector.to_le_bytes());
+        bytes[8..].copy_from_slice(&len.to_le_bytes());
+        bytes
+    }
+
     /// The sector of a marker for metadata of `sectors` sectors: type 1 a grain table, 2 the directory, 3 the footer.
     pub fn metadata(kind: u32, sectors: u64) -> [u8; SECTOR as usize] {
         let raw = Raw {

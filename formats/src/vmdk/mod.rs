@@ -1,4 +1,4 @@
-//! VMware Virtual Machine Disk: every kind that VMware products make, read.
+//! VMware Virtual Machine Disk: every kind that VMware products make, read; the usual ones, written.
 //!
 //! A VMDK is a text, the descriptor, and the extents that it names, one after the other. The descriptor is a file of its
 //! own, or stands inside the only extent.
@@ -33,11 +33,20 @@ mod header;
 mod hosted;
 mod layer;
 mod marker;
+mod new_image;
 mod rebuild;
 mod sesparse;
+mod sparse_layout;
+mod target_extents;
+mod target_stream;
 
+use std::path::Path;
+
+use self::new_image::{NewImage, OPTIONS, Subformat};
+use self::target_extents::ExtentsTarget;
+use self::target_stream::StreamTarget;
 use crate::driver::{Driver, Format, Head, Layer, OpenContext};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -69,10 +78,19 @@ impl Driver for VmdkDriver {
     }
 
     fn options(&self) -> &'static [OptionSpec] {
-        &[]
+        OPTIONS
     }
 
-    fn target(&self, _size: u64, _options: &Options) -> Result<Box<dyn BlockTarget>> {
-        Err(Error::unsupported("vmdk", "writing is not there yet"))
+    fn target(
+        &self,
+        size: u64,
+        options: &Options,
+        file_name: &Path,
+    ) -> Result<Box<dyn BlockTarget>> {
+        let image = NewImage::new(size, options, file_name)?;
+        Ok(match image.subformat {
+            Subformat::StreamOptimized => Box::new(StreamTarget::new(image)?),
+            _ => Box::new(ExtentsTarget::new(image)?),
+        })
     }
 }

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Advice, OFlags};
 
@@ -16,12 +16,17 @@ use crate::buffer::ALIGNMENT;
 /// Writes shorter than this are left to the page cache, which joins them: a direct write waits for the storage.
 const WORTH_IT: usize = 64 << 10;
 
+/// Bytes that gather in the page cache before they are sent to storage.
+const WRITEBACK: u64 = 64 << 20;
+
 /// A file that is written both ways.
 #[derive(Debug)]
 pub struct DualFile {
     buffered: File,
     direct: Option<File>,
     direct_works: AtomicBool,
+    /// Bytes that went through the page cache since it was last told to store them.
+    cached: AtomicU64,
 }
 
 impl DualFile {
@@ -32,6 +37,7 @@ impl DualFile {
             direct_works: AtomicBool::new(direct.is_some()),
             buffered: file,
             direct,
+            cached: AtomicU64::new(0),
         }
     }
 
@@ -59,7 +65,10 @@ impl DualFile {
             {
                 direct
             }
-            _ => return write_all(&self.buffered, pieces, offset),
+            _ => {
+                write_all(&self.buffered, pieces, offset)?;
+                return self.start_writeback(total as u64);
+            }
         };
         // The longest run of pieces from the front that direct I/O can take; the rest (an odd end) is buffered.
         let mut taken = 0;
@@ -96,6 +105,17 @@ impl DualFile {
         self.buffered
             .write_all_at(&odd[whole..], at + whole as u64)?;
         write_all(&self.buffered, behind, at + odd.len() as u64)
+    }
+
+    /// Sees to it that `written` more bytes in the page cache do not wait there until the end: then everybody would wait
+    /// for the storage. Only the thread that has gathered enough waits now.
+    fn start_writeback(&self, written: u64) -> io::Result<()> {
+        let before = self.cached.fetch_add(written, Ordering::Relaxed);
+        if before < WRITEBACK && before + written >= WRITEBACK {
+            self.buffered.sync_data()?;
+            self.cached.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Writes with direct I/O; `false` when the file system turns out not to take it, and nothing may have been written.

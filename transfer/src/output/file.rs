@@ -129,7 +129,7 @@ impl FileOutput {
 
     /// A file that replaces another one is for those whom the other one was for. As far as this user may: a failure is no
     /// reason to lose the copy.
-    fn take_over_permissions(&self) {
+    pub(super) fn take_over_permissions(&self) {
         use std::os::unix::fs::MetadataExt;
         let Ok(old) = std::fs::metadata(&self.path) else {
             return;

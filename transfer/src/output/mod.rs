@@ -3,6 +3,7 @@
 //! | module | what it stores to |
 //! |---|---|
 //! | [`file`](mod@file) | a file without a name until it is complete; direct I/O where the file system takes it |
+//! | [`set`] | several files that belong together |
 //! | [`device`] | a block device, checked for size before the first byte |
 //! | [`stream`] | standard output, for targets that are written in ascending order |
 //! | `direct` | the choice between direct and buffered writes, write by write |
@@ -10,6 +11,7 @@
 pub mod device;
 mod direct;
 pub mod file;
+pub mod set;
 pub mod stream;
 
 use std::io::IoSlice;
@@ -19,6 +21,7 @@ use formats::{Result, StorageRef, WritableStorage};
 
 pub use device::DeviceOutput;
 pub use file::FileOutput;
+pub use set::FileSet;
 pub use stream::StreamOutput;
 
 /// A place that a target's blocks and tables are stored in.

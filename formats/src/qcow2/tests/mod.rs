@@ -33,7 +33,7 @@ impl Sample {
         let pairs = [format!("cluster_size={cluster_size}")];
         let driver = driver(Format::Qcow2);
         let options = Options::new(driver.options(), &pairs).unwrap();
-        let mut target = driver.target(size, &options).unwrap();
+        let mut target = driver.target(size, &options, "a".as_ref()).unwrap();
         let out = MemoryTarget::default();
         for (offset, bytes) in blocks {
             let mut done = 0;

@@ -6,7 +6,7 @@ use crate::target::BlockTarget;
 fn target(size: u64, options: &[&str]) -> Result<Box<dyn BlockTarget>> {
     let driver = driver(Format::Qcow2);
     let pairs: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
-    driver.target(size, &Options::new(driver.options(), &pairs)?)
+    driver.target(size, &Options::new(driver.options(), &pairs)?, "a".as_ref())
 }
 
 #[test]

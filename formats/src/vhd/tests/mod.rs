@@ -25,7 +25,7 @@ const IDENTITY: Identity = Identity {
 
 fn target(size: u64, pairs: &[&str]) -> Result<Box<dyn BlockTarget>> {
     let pairs: Vec<String> = pairs.iter().map(|p| (*p).to_owned()).collect();
-    VhdDriver.target(size, &Options::new(OPTIONS, &pairs)?)
+    VhdDriver.target(size, &Options::new(OPTIONS, &pairs)?, "a".as_ref())
 }
 
 /// An image of `size` bytes with each of `parts` at its offset, and zeros elsewhere.

@@ -1,0 +1,123 @@
+//! Packing blocks for targets that store them packed: in parallel, before they have a place.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use formats::{Codec, Mapping, PackWorker, Packer, Result, Run};
+
+/// The packer of a target, and what its threads need.
+pub struct Packing {
+    packer: Arc<dyn Packer>,
+    /// Whether blocks that the source holds packed are packed again all the same.
+    recompress: bool,
+    /// Compressors are large: there are only as many as are in use at once.
+    idle: Mutex<Vec<Box<dyn PackWorker>>>,
+}
+
+/// The packed blocks of a segment.
+#[derive(Default)]
+pub struct PackedBlocks {
+    /// What is stored, block after block.
+    pub bytes: Vec<u8>,
+    /// Where each block is in there, in the order of the segment: offset in the segment, range of `bytes`.
+    pub blocks: Vec<(usize, Range<usize>)>,
+    /// Those that were taken as the source has them.
+    adopted: Vec<(usize, Range<usize>)>,
+}
+
+impl PackedBlocks {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.blocks.clear();
+        self.adopted.clear();
+    }
+}
+
+impl Packing {
+    /// Packing with `packer`.
+    pub fn new(packer: Arc<dyn Packer>, recompress: bool) -> Packing {
+        Packing {
+            packer,
+            recompress,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn unit(&self) -> usize {
+        self.packer.unit() as usize
+    }
+
+    /// Whether `run`, which is at `at` of its segment, may be a block that can be taken as it is.
+    pub fn may_adopt(&self, run: &Run, at: usize) -> bool {
+        let unit = self.unit();
+        let Mapping::Packed {
+            codec, unit: own, ..
+        } = &run.mapping
+        else {
+            return false;
+        };
+        !self.recompress
+            && at.is_multiple_of(unit)
+            && run.len == unit as u64
+            && *own as usize == unit
+            && self.packer.takes(*codec)
+    }
+
+    /// Takes the block at `at` of the segment at guest offset `segment` as the source has it: `stream`, which holds
+    /// `block`.
+    pub fn adopt(
+        &self,
+        segment: u64,
+        at: usize,
+        block: &[u8],
+        (codec, stream): (Codec, &[u8]),
+        packed: &mut PackedBlocks,
+    ) -> Result<()> {
+        let start = packed.bytes.len();
+        self.with_worker(|worker| {
+            let guest_offset = segment + at as u64;
+            worker.adopt(guest_offset, block, codec, stream, &mut packed.bytes)
+        })?;
+        packed.adopted.push((at, start..packed.bytes.len()));
+        Ok(())
+    }
+
+    /// Packs the blocks of `content`, the segment at guest offset `segment`, that have any of `data` and were not
+    /// adopted. `content` is whole units; `data` is made of whole units but for the end of the disk.
+    pub fn pack(
+        &self,
+        segment: u64,
+        content: &[u8],
+        data: &[Range<usize>],
+        packed: &mut PackedBlocks,
+    ) -> Result<()> {
+        let unit = self.unit();
+        self.with_worker(|worker| {
+            for at in data.iter().flat_map(|range| range.clone().step_by(unit)) {
+                let known = packed.adopted.binary_search_by_key(&at, |(at, _)| *at);
+                if let Ok(index) = known {
+                    packed.blocks.push(packed.adopted[index].clone());
+                    continue;
+                }
+                let start = packed.bytes.len();
+                let block = &content[at..at + unit];
+                worker.pack(segment + at as u64, block, &mut packed.bytes)?;
+                packed.blocks.push((at, start..packed.bytes.len()));
+            }
+            Ok(())
+        })
+    }
+
+    fn with_worker<T>(&self, work: impl FnOnce(&mut dyn PackWorker) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
+        let mut worker = idle.unwrap_or_else(|| self.packer.worker());
+        let result = work(worker.as_mut());
+        self.idle
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push(worker);
+        result
+    }
+}
