@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD and qcow2 images. Zeros are skipped, all cores are used, and the target appears whole or not
-/// at all. Exit codes: 0 done; 1 different (compare); 2 usage; 3 image malformed or unsupported; 4 I/O error;
+/// Reads and writes raw, VHD, VMDK and qcow2 images. Zeros are skipped, all cores are used, and the target appears whole or not
+/// at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "diskferry", version, max_term_width = 110)]
@@ -26,6 +26,8 @@ pub enum Verb {
     Info(Info),
     /// Show the runs of an image: data, zero, absent
     Map(Map),
+    /// Look for damage in an image
+    Check(Check),
     /// Tell whether two images hold the same disk
     Compare(Compare),
     /// Print a digest of the guest content: that of the raw disk, whatever the format
@@ -46,6 +48,7 @@ impl Verb {
             Verb::Convert(v) => v.output.json,
             Verb::Info(v) => v.json,
             Verb::Map(v) => v.json,
+            Verb::Check(v) => v.output.json,
             Verb::Compare(v) => v.output.json,
             Verb::Digest(v) => v.output.json,
             Verb::Completions { .. } | Verb::Man => false,
@@ -56,14 +59,14 @@ impl Verb {
 /// Make a copy of a disk in another format.
 ///
 /// The copy is written beside its name and put in place when it is complete and on stable storage. DST may be a block
-/// device (-O raw), or - for standard output (raw and fixed VHD).
+/// device (-O raw), or - for standard output (raw, fixed VHD, streamOptimized VMDK).
 #[derive(Debug, Args)]
 pub struct Convert {
     /// The image to read
     pub source: PathBuf,
     /// The image to make
     pub target: PathBuf,
-    /// Format of SRC: raw, vhd or qcow2; without it, what the content says
+    /// Format of SRC: raw, vhd, vmdk or qcow2; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Format of DST; without it, what its extension says
@@ -104,7 +107,7 @@ pub struct Convert {
 pub struct Info {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     #[command(flatten)]
@@ -119,7 +122,7 @@ pub struct Info {
 pub struct Map {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Draw the map into this SVG file as well
@@ -130,6 +133,26 @@ pub struct Map {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Look for damage in an image: tables that contradict each other or lead nowhere, compressed blocks that do not unpack.
+///
+/// Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked at. Exit code 1 means
+/// damaged.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The image
+    pub image: PathBuf,
+    /// Its format; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    #[command(flatten)]
+    pub references: References,
+    /// Threads
+    #[arg(short = 'j', long = "jobs", value_name = "N")]
+    pub jobs: Option<usize>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Tell whether two images hold the same disk.
@@ -168,7 +191,7 @@ pub struct Compare {
 pub struct Digest {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// The algorithm

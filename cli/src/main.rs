@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let arguments = args::Arguments::parse();
     let json = arguments.verb.json();
     open::survive_file_size_limits();
+    open::allow_many_files();
     match verbs::run(&arguments.verb) {
         Ok(code) => code,
         Err(failure) => {

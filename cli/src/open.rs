@@ -16,9 +16,9 @@ const MOST_THREADS: usize = 16;
 /// What opening files named in images may do.
 pub fn context(references: &References, salvage: bool) -> Result<OpenContext, Failure> {
     Ok(OpenContext {
-        budget: Default::default(),
         references: ReferencePolicy::new(&references.allow_references)?,
         salvage,
+        ..OpenContext::default()
     })
 }
 
@@ -59,6 +59,20 @@ pub fn survive_file_size_limits() {
     let hit = Arc::new(AtomicBool::new(false));
     // Without it the limit still holds, only less politely.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, hit);
+}
+
+/// Lets as many files be open as this user may have: a split disk of terabytes has thousands.
+pub fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    // Without it the usual limit holds, and opening one file too many says so.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limits.maximum,
+            maximum: limits.maximum,
+        },
+    );
 }
 
 /// A flag that SIGINT, SIGTERM and SIGHUP set. A second signal ends the program at once: the target has no name yet.

@@ -10,6 +10,7 @@ use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options};
 use crate::reference::ReferencePolicy;
+use crate::slice_cache::SharedSlices;
 use crate::source::BlockSource;
 use crate::storage::{Storage, StorageRef};
 use crate::target::BlockTarget;
@@ -85,6 +86,8 @@ pub struct OpenContext {
     pub salvage: bool,
     /// Memory that all layers opened with this context share.
     pub budget: Budget,
+    /// Parts of tables that all layers opened with this context keep in memory together.
+    pub slices: SharedSlices,
 }
 
 /// One image file, opened: without its parents.
@@ -158,6 +161,33 @@ pub enum Detail {
     List(Vec<String>),
 }
 
+/// Something that checking an image brought up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether the image is damaged, or only unusual.
+    pub is_damage: bool,
+    /// What it is.
+    pub message: String,
+}
+
+impl Finding {
+    /// The image contradicts itself or its format.
+    pub fn damage(message: String) -> Finding {
+        Finding {
+            is_damage: true,
+            message,
+        }
+    }
+
+    /// The image is right, but some product may not take it.
+    pub fn oddity(message: String) -> Finding {
+        Finding {
+            is_damage: false,
+            message,
+        }
+    }
+}
+
 /// How a delta names the image it stands on.
 #[derive(Debug, Clone)]
 pub struct ParentReference {
@@ -187,6 +217,14 @@ pub trait Driver: Sync {
     /// # Errors
     /// Whatever the image has wrong that can be seen without reading all of its tables.
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer>;
+
+    /// Looks at what reading the disk does not show: copies of tables against each other, what nothing refers to.
+    ///
+    /// # Errors
+    /// What keeps it from looking.
+    fn check(&self, _storage: &StorageRef, _context: &OpenContext) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
 
     /// The options that writing takes.
     fn options(&self) -> &'static [OptionSpec];

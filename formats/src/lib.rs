@@ -31,7 +31,7 @@
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
-//! | [`budget`] | memory that all layers of a chain share |
+//! | [`budget`], [`slice_cache`] | memory that all layers of a chain share |
 //! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`] | one folder a format, one file an on-disk structure |
 
 mod block_set;
@@ -48,7 +48,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod reader;
 pub mod reference;
-mod slice_cache;
+pub mod slice_cache;
 pub mod source;
 pub mod stack;
 pub mod storage;
@@ -59,7 +59,8 @@ pub mod vmdk;
 
 pub use codec::Codec;
 pub use driver::{
-    DRIVERS, Detail, Driver, Format, ImageId, Layer, LayerInfo, OpenContext, driver, format_by_name,
+    DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext, driver,
+    format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use open::{Image, LayerFile, open, open_storage};

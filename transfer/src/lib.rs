@@ -23,13 +23,14 @@
 //! | [`packing`] | blocks that are deflated before they have a place |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
-//! | [`compare`](mod@compare), [`count`] | two disks side by side; how much is data |
+//! | [`compare`](mod@compare), [`count`], [`check`](mod@check) | two disks side by side; how much is data; what is damaged |
 //! | [`output`] | files, devices, pipes; direct I/O |
 //! | [`same_storage`] | whether a target is its own source under another name |
 //! | [`zero`], [`buffer`], [`reflink`], [`salvage`], [`progress`] | small tools |
 
 pub mod affordable;
 pub mod buffer;
+pub mod check;
 pub mod compare;
 pub mod convert;
 pub mod count;
@@ -47,6 +48,7 @@ pub mod segments;
 pub mod store;
 pub mod zero;
 
+pub use check::check;
 pub use compare::{Comparison, Difference, compare};
 pub use convert::{ConvertOptions, Converted, Place, convert, digest};
 pub use digest::Algorithm;

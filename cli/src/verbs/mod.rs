@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod check;
 mod compare;
 mod convert;
 mod digest;
@@ -19,6 +20,7 @@ pub fn run(verb: &Verb) -> Result<ExitCode, Failure> {
         Verb::Convert(arguments) => convert::run(arguments),
         Verb::Info(arguments) => info::run(arguments),
         Verb::Map(arguments) => map::run(arguments),
+        Verb::Check(arguments) => check::run(arguments),
         Verb::Compare(arguments) => compare::run(arguments),
         Verb::Digest(arguments) => digest::run(arguments),
         Verb::Completions { shell } => generate::completions(*shell),

@@ -92,7 +92,7 @@ impl QcowSource {
             l1,
             l1_entries,
             l1_offset: header.l1_offset,
-            l2: SliceCache::new(image.clone(), header.cluster_size()),
+            l2: SliceCache::new(image.clone(), header.cluster_size(), &context.slices),
             areas: areas(header)?,
             refcounts: Refcounts::new(image.clone(), header),
             refcount_blocks: UnitSet::new(&context.budget),

@@ -120,11 +120,6 @@ impl Directory {
         self.present.next(index)
     }
 
-    /// Grain tables that are not absent.
-    pub fn present(&self) -> u64 {
-        self.present.count()
-    }
-
     /// Where the directory itself stands: offset and length in bytes.
     pub fn place(&self) -> (u64, u64) {
         (

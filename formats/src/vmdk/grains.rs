@@ -114,7 +114,7 @@ impl<F: GrainFormat> GrainSource<F> {
             own_tables: Arc::ptr_eq(&tables, &data),
             data,
             directory,
-            tables: SliceCache::new(tables, geometry.table_size()),
+            tables: SliceCache::new(tables, geometry.table_size(), &context.slices),
             areas,
             table_areas: None,
             seen: Mutex::new(Seen {
@@ -132,11 +132,6 @@ impl<F: GrainFormat> GrainSource<F> {
             table_areas: Some(areas),
             ..self
         }
-    }
-
-    /// Grain tables that are there.
-    pub fn tables_present(&self) -> u64 {
-        self.directory.present()
     }
 
     /// Adds what the grain tables up to the next that is there, or a slice of one, say; whether it was a slice.

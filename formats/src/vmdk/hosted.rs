@@ -96,7 +96,8 @@ fn embedded_descriptor(storage: &dyn Storage, header: &SparseHeader) -> Result<O
     Descriptor::parse(&text).map(Some)
 }
 
-fn geometry(header: &SparseHeader) -> Geometry {
+/// The sizes of the extent with this header.
+pub fn geometry(header: &SparseHeader) -> Geometry {
     Geometry {
         capacity: header.capacity,
         grain_size: header.grain_size,
@@ -106,17 +107,21 @@ fn geometry(header: &SparseHeader) -> Geometry {
 }
 
 /// Grain directory and grain tables.
-struct Tables {
+pub(super) struct Tables {
     storage: StorageRef,
-    directory: Directory,
+    pub(super) directory: Directory,
     layout: &'static str,
     /// The other directory: byte offset.
-    redundant: Option<u64>,
+    pub(super) redundant: Option<u64>,
 }
 
 impl Tables {
     /// Those that the header, or the footer, names.
-    fn find(storage: &StorageRef, header: &SparseHeader, context: &OpenContext) -> Result<Tables> {
+    pub(super) fn find(
+        storage: &StorageRef,
+        header: &SparseHeader,
+        context: &OpenContext,
+    ) -> Result<Tables> {
         let (offset, redundant, layout) = match header.directory {
             Some(offset) => (offset, header.redundant, "tables in front"),
             None => {
@@ -135,7 +140,7 @@ impl Tables {
         })
     }
 
-    fn at(
+    pub(super) fn at(
         storage: &StorageRef,
         header: &SparseHeader,
         offset: u64,

@@ -94,7 +94,11 @@ pub fn open(storage: &StorageRef, context: &OpenContext) -> Result<Layer> {
     }
 }
 
-fn descriptor_text(storage: &dyn Storage) -> Result<Vec<u8>> {
+/// The text of the descriptor that the file is.
+///
+/// # Errors
+/// `Limit` when it is too long.
+pub fn descriptor_text(storage: &dyn Storage) -> Result<Vec<u8>> {
     if storage.len() > MAX_DESCRIPTOR {
         return Err(Error::limit("descriptor", "is too large")
             .found(format!("{} bytes", storage.len()))

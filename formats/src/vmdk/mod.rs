@@ -23,6 +23,7 @@
 //! The facts are those of VMware's "Virtual Disk Format 5.0", and for COWD and seSparse of what QEMU, libvmdk and
 //! dissect found out. A grain that SCSI UNMAP freed in a seSparse extent reads as zeros, as in QEMU.
 
+mod check;
 mod cowd;
 pub mod descriptor;
 mod directory;
@@ -45,7 +46,7 @@ use std::path::Path;
 use self::new_image::{NewImage, OPTIONS, Subformat};
 use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
-use crate::driver::{Driver, Format, Head, Layer, OpenContext};
+use crate::driver::{Driver, Finding, Format, Head, Layer, OpenContext};
 use crate::error::Result;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -75,6 +76,10 @@ impl Driver for VmdkDriver {
 
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         layer::open(&storage, context)
+    }
+
+    fn check(&self, storage: &StorageRef, context: &OpenContext) -> Result<Vec<Finding>> {
+        check::check(storage, context)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
