@@ -143,7 +143,11 @@ fn own_folder(image: &Path) -> Result<PathBuf> {
         .map_err(|e| Error::io("folder of the image", e).in_file(image))
 }
 
-fn check_name(name: &str) -> Result<(), &'static str> {
+/// Whether an image may name a file so, wherever that file is.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("is empty");
     }

@@ -175,9 +175,8 @@ impl Checker<'_> {
                 | Marker::GrainDirectory(sectors)
                 | Marker::Footer(sectors)
                 | Marker::Other(sectors) => {
-                    let next = sectors
-                        .checked_mul(SECTOR)
-                        .and_then(|len| walk.at.checked_add(SECTOR + len));
+                    let len = sectors.checked_add(1).and_then(|n| n.checked_mul(SECTOR));
+                    let next = len.and_then(|len| walk.at.checked_add(len));
                     match next {
                         Some(next) if next <= self.storage.len() => walk.step(next),
                         _ => break,

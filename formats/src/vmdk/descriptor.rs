@@ -3,6 +3,9 @@
 //! Virtual Disk Format 5.0, "The Descriptor File". Keys and keywords in any case, `key = value` with or without spaces
 //! and quotes, lines ending in LF or CRLF; a NUL ends an embedded one.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use encoding_rs::{Encoding, UTF_8};
 
 use super::extent_line::ExtentLine;
@@ -21,9 +24,9 @@ pub const LONG_CID: u32 = u32::MAX - 1;
 #[derive(Debug, Clone, Default)]
 pub struct Descriptor {
     /// Keys in lower case, without those of the disk database.
-    header: Vec<(String, String)>,
+    header: BTreeMap<String, String>,
     /// The disk database: keys in lower case, without `ddb.`.
-    database: Vec<(String, String)>,
+    database: BTreeMap<String, String>,
     /// The extents, in the order of the disk.
     pub extents: Vec<ExtentLine>,
     /// What a user should hear about.
@@ -121,16 +124,22 @@ impl Descriptor {
             Some(key) => (&mut self.database, key.to_owned()),
             None => (&mut self.header, key),
         };
-        if let Some((_, known)) = list.iter().find(|(k, _)| *k == key)
-            && known != value
-        {
-            return Err(
-                Error::malformed("descriptor", format!("says {key:?} twice"))
-                    .found(format!("{known:?} and {value:?}")),
-            );
+        match list.entry(key) {
+            Entry::Occupied(known) if known.get() != value => Err(Error::malformed(
+                "descriptor",
+                format!("says {:?} twice", shortened(known.key())),
+            )
+            .found(format!(
+                "{:?} and {:?}",
+                shortened(known.get()),
+                shortened(value)
+            ))),
+            Entry::Occupied(_) => Ok(()),
+            Entry::Vacant(place) => {
+                place.insert(value.to_owned());
+                Ok(())
+            }
         }
-        list.push((key, value.to_owned()));
-        Ok(())
     }
 
     fn check(&mut self) -> Result<()> {
@@ -205,10 +214,8 @@ fn bad_value(key: &str, found: &str, expected: &str) -> Error {
         .expected(expected)
 }
 
-fn find<'a>(list: &'a [(String, String)], key: &str) -> Option<&'a str> {
-    list.iter()
-        .find(|(k, _)| k.eq_ignore_ascii_case(key))
-        .map(|(_, value)| value.as_str())
+fn find<'a>(list: &'a BTreeMap<String, String>, key: &str) -> Option<&'a str> {
+    list.get(&key.to_ascii_lowercase()).map(String::as_str)
 }
 
 /// `key = "value"`, without spaces and quotes.

@@ -111,6 +111,8 @@ impl Directory {
             if self.sectors.insert(sector) == Inserted::Known {
                 self.shared.insert(index);
                 self.any_shared = true;
+                // The rest of it is of no use, and looking would make many entries for one table costly.
+                return;
             }
         }
     }

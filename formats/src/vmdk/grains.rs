@@ -43,6 +43,11 @@ pub trait GrainFormat: Send + Sync {
     /// # Errors
     /// `Malformed` when it is another grain, `Truncated` when it is not all there.
     fn packed(&self, data: &StorageRef, offset: u64, guest: u64) -> Result<PackedRange>;
+
+    /// Whether compressed grains say themselves which they are.
+    fn has_markers(&self) -> bool {
+        false
+    }
 }
 
 /// The sizes of a sparse extent.
@@ -92,7 +97,7 @@ pub struct GrainSource<F> {
 struct Seen {
     /// Slices of grain tables, by file offset over slice size.
     slices: UnitSet,
-    /// Plain grains, by file offset over grain size.
+    /// Grains that do not say which they are, by what [`GrainSource::unit`] makes of their places.
     grains: UnitSet,
     /// Those of them that stand where another one does.
     doubtful: UnitSet,
@@ -203,6 +208,7 @@ impl<F: GrainFormat> GrainSource<F> {
             Grain::Packed(_) if !run.is_empty() => run.close(),
             Grain::Packed(offset) => {
                 self.check_place(offset, SECTOR)?;
+                self.check_doubt(Grain::Packed(offset))?;
                 let range = self.format.packed(&self.data, offset, guest - within)?;
                 run.push(Place::Packed(range, within as u32), rest);
             }
@@ -214,7 +220,7 @@ impl<F: GrainFormat> GrainSource<F> {
     /// guest sees has to be.
     fn push_stored(&self, run: &mut Joined, offset: u64, within: u64) -> Result<()> {
         self.check_place(offset, self.geometry.grain_size)?;
-        self.check_doubt(offset)?;
+        self.check_doubt(Grain::Stored(offset))?;
         let start = offset.saturating_add(within);
         let wanted = (self.geometry.grain_size - within).min(run.left());
         let there = self.data.len().saturating_sub(start).min(wanted);
@@ -269,38 +275,49 @@ impl<F: GrainFormat> GrainSource<F> {
         })
     }
 
-    /// Enters the plain grains of a slice that is read for the first time. Compressed grains say themselves which they
-    /// are.
+    /// Enters the grains of a slice that is read for the first time.
     fn note_grains(&self, slice: &[u8], offset: u64) {
         let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
         if seen.slices.insert(offset / SECTOR) != Inserted::New {
             return;
         }
         for entry in slice.chunks_exact(self.geometry.entry_size as usize) {
-            let Ok(Grain::Stored(at)) = self.format.grain(entry) else {
-                continue;
-            };
-            let unit = at / self.geometry.grain_size;
-            if at < self.data.len() && seen.grains.insert(unit) == Inserted::Known {
+            let grain = self.format.grain(entry).unwrap_or(Grain::Absent);
+            if let Some(unit) = self.unit(grain)
+                && seen.grains.insert(unit) == Inserted::Known
+            {
                 seen.doubtful.insert(unit);
                 self.any_doubtful.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Fails when the grain at `offset` is known to stand where another one does.
-    fn check_doubt(&self, offset: u64) -> Result<()> {
+    /// By what a grain is known when its place comes a second time; `None` for those that need not be known: what is not
+    /// in the file, and what says itself which it is.
+    fn unit(&self, grain: Grain) -> Option<u64> {
+        let (at, size) = match grain {
+            Grain::Stored(at) => (at, self.geometry.grain_size),
+            Grain::Packed(at) if !self.format.has_markers() => (at, SECTOR),
+            _ => return None,
+        };
+        (at < self.data.len()).then_some(at / size)
+    }
+
+    /// Fails when `grain` is known to stand where another one does.
+    fn check_doubt(&self, grain: Grain) -> Result<()> {
         if !self.any_doubtful.load(Ordering::Relaxed) {
             return Ok(());
         }
         let seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
-        if seen.doubtful.contains(offset / self.geometry.grain_size) {
-            return Err(
-                Error::malformed("grain table", "two grains stand in one place")
-                    .found(format!("a grain at byte {offset}")),
-            );
+        match (self.unit(grain), grain) {
+            (Some(unit), Grain::Stored(at) | Grain::Packed(at)) if seen.doubtful.contains(unit) => {
+                Err(
+                    Error::malformed("grain table", "two grains stand in one place")
+                        .found(format!("a grain at byte {at}")),
+                )
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -39,8 +39,8 @@ const NEWLINES: [u8; 4] = *b"\n \r\n";
 /// Entries of a grain table in every file that products write.
 pub const USUAL_TABLE_ENTRIES: u32 = 512;
 
-/// Entries of a grain table that are accepted.
-const MAX_TABLE_ENTRIES: u32 = 64 << 10;
+/// Entries of a grain table that are accepted: what is read at once.
+const MAX_TABLE_ENTRIES: u32 = 16 << 10;
 
 /// Sectors of a grain that are accepted: 64 MiB.
 const MAX_GRAIN: u64 = (64 << 20) / SECTOR;
@@ -208,6 +208,12 @@ impl SparseHeader {
             return Err(
                 Error::malformed(STRUCTURE, "contradicts itself about compression")
                     .found(format!("algorithm {algorithm}, flags {:#x}", self.flags)),
+            );
+        }
+        if self.has_markers() && !self.is_compressed() {
+            return Err(
+                Error::malformed(STRUCTURE, "has markers, but no compressed grains")
+                    .found(format!("flags {:#x}", self.flags)),
             );
         }
         if self.is_compressed() && self.grain_size / SECTOR > MAX_PACKED_GRAIN {

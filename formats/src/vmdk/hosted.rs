@@ -18,6 +18,9 @@ use crate::storage::{Storage, StorageRef, read_array};
 /// Zeros behind the end of a stream that are passed over while the footer is looked for.
 const MOST_PADDING: u64 = 4 << 20;
 
+/// The layout of an extent whose tables are not in its file.
+const REBUILT: &str = "rebuilt from markers";
+
 /// An extent file, opened.
 pub struct HostedExtent {
     /// Its map.
@@ -52,7 +55,8 @@ pub fn open(storage: &StorageRef, context: &OpenContext) -> Result<HostedExtent>
     let areas = areas(&header, &tables)?;
     let geometry = geometry(&header);
     let format = HostedFormat::new(&header);
-    let source = GrainSource::new(
+    let is_rebuilt = tables.is_rebuilt();
+    let mut source = GrainSource::new(
         format,
         geometry,
         (tables.storage, tables.directory),
@@ -60,6 +64,10 @@ pub fn open(storage: &StorageRef, context: &OpenContext) -> Result<HostedExtent>
         areas,
         context,
     );
+    if is_rebuilt {
+        // The tables are in memory, where nothing else is.
+        source = source.with_table_areas(Areas::default());
+    }
     Ok(HostedExtent {
         source: Arc::new(source),
         header,
@@ -146,7 +154,8 @@ impl Tables {
         offset: u64,
         context: &OpenContext,
     ) -> Result<Directory> {
-        if offset < SECTOR {
+        // An extent of no capacity holds a descriptor only, and needs no directory.
+        if offset < SECTOR && header.capacity > 0 {
             return Err(Error::malformed("grain directory", "overlaps the header")
                 .found(format!("byte {offset}")));
         }
@@ -163,6 +172,11 @@ impl Tables {
             }),
         };
         Directory::open(storage.clone(), layout, context)
+    }
+
+    /// Whether they stand in memory, not in the file.
+    fn is_rebuilt(&self) -> bool {
+        self.layout == REBUILT
     }
 
     /// Where the directory is lost: the redundant one, or one made anew from the markers.
@@ -197,7 +211,7 @@ impl Tables {
         Ok(Tables {
             directory: Tables::at(&rebuilt.storage, header, rebuilt.directory, context)?,
             storage: rebuilt.storage,
-            layout: "rebuilt from markers",
+            layout: REBUILT,
             redundant: None,
         })
     }
@@ -256,7 +270,7 @@ fn areas(header: &SparseHeader, tables: &Tables) -> Result<Areas> {
     if descriptor != 0 {
         areas.add("the descriptor", descriptor, room);
     }
-    if tables.layout == "rebuilt from markers" {
+    if tables.is_rebuilt() {
         return Ok(areas);
     }
     let (offset, len) = tables.directory.place();
@@ -316,6 +330,10 @@ impl GrainFormat for HostedFormat {
             _ if self.compressed => Grain::Packed(offset),
             _ => Grain::Stored(offset),
         })
+    }
+
+    fn has_markers(&self) -> bool {
+        self.markers
     }
 
     fn packed(&self, data: &StorageRef, offset: u64, guest: u64) -> Result<PackedRange> {

@@ -7,6 +7,7 @@ use super::descriptor::{LONG_CID, NO_CID};
 use super::extent_line::{ExtentLine, ExtentType};
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options, bad_value};
+use crate::reference;
 use crate::target::Identity;
 
 /// The options of a new image.
@@ -133,11 +134,13 @@ impl NewImage {
         }
         // A name inside a descriptor is UTF-8 text between quotes.
         let unfit = |c: char| c.is_control() || matches!(c, '"' | char::REPLACEMENT_CHARACTER);
-        if image.has_further_files() && image.stem.contains(unfit) {
+        // Nor is one followed that looks like a URL ("a:b").
+        let is_followed = reference::check_name(&image.extent_name(1)).is_ok();
+        if image.has_further_files() && (image.stem.contains(unfit) || !is_followed) {
             return Err(
                 Error::usage("target", "the descriptor cannot hold this name")
                     .found(format!("{:?}", image.stem))
-                    .expected("UTF-8 text without quotes and control characters"),
+                    .expected("UTF-8 text without quotes and control characters, and no colon behind its first word"),
             );
         }
         Ok(image)
@@ -313,6 +316,7 @@ mod tests {
                 ErrorKind::Usage,
             ),
             (1, &["subformat=vmfs"], "a\"b.vmdk", ErrorKind::Usage),
+            (1, &["subformat=vmfs"], "a:b.vmdk", ErrorKind::Usage),
         ] {
             let error = new(size, options, name).unwrap_err();
             assert_eq!(error.kind(), kind, "{options:?} {name}");

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::ops::Range;
 
 use super::SECTOR;
+use super::descriptor::MAX_DESCRIPTOR;
 use super::extent_line::{Access, ExtentFile, ExtentLine, ExtentType};
 use super::new_image::{NewImage, Subformat};
 use super::sparse_layout::{GRAIN, SparseLayout};
@@ -43,7 +44,7 @@ impl ExtentsTarget {
     /// The layout of `image`.
     ///
     /// # Errors
-    /// `Limit` when the files would be too long.
+    /// `Limit` when the files would be too long, or too many.
     pub fn new(image: NewImage) -> Result<ExtentsTarget> {
         let extent_len = match image.subformat {
             Subformat::SplitFlat | Subformat::SplitSparse => SPLIT,
@@ -64,12 +65,33 @@ impl ExtentsTarget {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(ExtentsTarget {
+        let target = ExtentsTarget {
             image,
             extent_len,
             extents,
             ready: Vec::new(),
-        })
+        };
+        target.check_descriptor()?;
+        Ok(target)
+    }
+
+    /// Fails when the disk has more extents than a descriptor that can be read again has lines for.
+    fn check_descriptor(&self) -> Result<()> {
+        let any = Identity {
+            id: [0; 16],
+            unix_time: 0,
+        };
+        let len = self.image.descriptor(&self.lines(), &any).len() as u64;
+        if len <= MAX_DESCRIPTOR {
+            return Ok(());
+        }
+        Err(Error::limit("vmdk", "the disk has too many extents")
+            .found(format!(
+                "a descriptor of {len} bytes for {} extents",
+                self.extents.len()
+            ))
+            .expected(format!("at most {MAX_DESCRIPTOR} bytes"))
+            .hint("choose a shorter file name, or -o subformat=vmfs, monolithicFlat or streamOptimized"))
     }
 
     fn is_embedded(&self) -> bool {
