@@ -74,6 +74,7 @@ fn as_whatever_they_are_opened_they_do_no_harm() {
         for format in [
             None,
             Some(Format::Vhd),
+            Some(Format::Vmdk),
             Some(Format::Qcow2),
             Some(Format::Raw),
         ] {

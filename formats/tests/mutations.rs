@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Random, Seen, be32, be64, exercise, patch, samples, vhd};
+use common::{Random, Seen, be32, be64, exercise, patch, samples, vhd, vmdk};
 use formats::Format;
 
 /// Mutants of each sample.
@@ -45,7 +45,7 @@ const NUMBERS: [u64; 22] = [
 
 /// The parts of a sample that are headers and tables: offset and length.
 fn structures(format: Format, image: &[u8]) -> Vec<(usize, usize)> {
-    let footer = (image.len() - 512, 96);
+    let footer = (image.len().saturating_sub(512), 96);
     match format {
         Format::Vhd if image.starts_with(b"conectix") => {
             let bitmap = be32(image, vhd::TABLE) as usize * 512;
@@ -54,6 +54,7 @@ fn structures(format: Format, image: &[u8]) -> Vec<(usize, usize)> {
             vec![footer, (0, 96), (512, 64), locators, table, (bitmap, 16)]
         }
         Format::Vhd => vec![footer],
+        Format::Vmdk => vmdk::structures(image),
         _ => {
             let cluster = 1 << be32(image, 20);
             let (l1, refcounts) = (be64(image, 40) as usize, be64(image, 48) as usize);
@@ -81,7 +82,15 @@ fn number(random: &mut Random, image: &[u8]) -> u64 {
     }
 }
 
-fn change(random: &mut Random, image: &mut Vec<u8>, places: &[(usize, usize)]) {
+/// The lower `width` bytes of `number`, as the format has its numbers.
+fn encoded(format: Format, number: u64, width: usize) -> Vec<u8> {
+    match format {
+        Format::Vmdk => number.to_le_bytes()[..width].to_vec(),
+        _ => number.to_be_bytes()[8 - width..].to_vec(),
+    }
+}
+
+fn change(random: &mut Random, format: Format, image: &mut Vec<u8>, places: &[(usize, usize)]) {
     let (start, len) = random.pick(places);
     let at = start + random.below(len as u64) as usize;
     let number = number(random, image);
@@ -91,10 +100,13 @@ fn change(random: &mut Random, image: &mut Vec<u8>, places: &[(usize, usize)]) {
                 *byte ^= 1 << random.below(8);
             }
         }
-        2 => patch(image, at & !3, &(number as u32).to_be_bytes()),
-        3 => patch(image, at & !7, &number.to_be_bytes()),
+        2 => patch(image, at & !3, &encoded(format, number, 4)),
+        // The header of a sparse extent is packed to words of four bytes.
+        3 if format == Format::Vmdk => patch(image, at & !3, &encoded(format, number, 8)),
+        3 => patch(image, at & !7, &encoded(format, number, 8)),
         // The flags of an entry stay.
-        4 => patch(image, (at & !7) + 2, &number.to_be_bytes()[2..]),
+        4 if format == Format::Vmdk => patch(image, at & !7, &encoded(format, number, 6)),
+        4 => patch(image, (at & !7) + 2, &encoded(format, number, 6)),
         5 => {
             let width = random.pick(&[4, 8, 16]);
             let (one, other) = (
@@ -146,7 +158,7 @@ fn run_mutants(seed: u64, name: &str, format: Format, sample: &[u8]) -> u64 {
     for round in 0..ROUNDS {
         let mut image = sample.to_vec();
         for _ in 0..1 + random.below(4) {
-            change(&mut random, &mut image, &places);
+            change(&mut random, format, &mut image, &places);
         }
         if format == Format::Vhd && !random.one_in(2) {
             vhd::fix_checksums(&mut image);
@@ -199,7 +211,10 @@ fn the_samples_themselves_are_sound() {
             errors,
         } = seen;
         assert!(runs > 0 && bytes >= 2048 && errors == 0, "{name}: {seen:?}");
-        assert!(image.layers[0].info.warnings.is_empty(), "{name}");
+        // These two are deltas by nature, and say that their descriptor is missing.
+        let is_bare = matches!(name, "cowd.vmdk" | "sesparse.vmdk");
+        let warnings = &image.layers[0].info.warnings;
+        assert_eq!(warnings.len(), usize::from(is_bare), "{name}: {warnings:?}");
     }
 }
 

@@ -4,58 +4,17 @@
 mod common;
 
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::Arc;
 
-use common::{Random, open};
+use common::Random;
+use common::written::{Model, Written, target, write};
 use formats::reader::read_guest;
-use formats::storage::MemoryTarget;
-use formats::{BlockSource, Format, Identity, Options, Result, WritableStorage, driver, run_at};
+use formats::{
+    BlockSource, ErrorKind, Format, Image, OpenContext, ReferencePolicy, open_storage, run_at,
+};
 
 /// Images of each kind.
 const ROUNDS: u64 = 60;
-
-const IDENTITY: Identity = Identity {
-    id: [9; 16],
-    unix_time: 1_700_000_000,
-};
-
-/// A file in memory that notes what is written where.
-#[derive(Default)]
-struct Noting {
-    file: MemoryTarget,
-    written: Mutex<Vec<Range<u64>>>,
-}
-
-impl WritableStorage for Noting {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        if !bytes.is_empty() {
-            self.note(offset, bytes.len() as u64);
-        }
-        self.file.write_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len)
-    }
-}
-
-impl Noting {
-    fn note(&self, offset: u64, len: u64) {
-        let mut written = self.written.lock().expect("nobody panicked");
-        written.push(offset..offset + len);
-    }
-
-    fn check_disjoint(&self, what: &str) {
-        let mut written = self.written.lock().expect("nobody panicked");
-        written.sort_by_key(|range| range.start);
-        for pair in written.windows(2) {
-            assert!(pair[0].end <= pair[1].start, "{what}: {pair:?}");
-        }
-    }
-}
-
-/// What the guest wrote: offsets and bytes, ascending.
-type Model = Vec<(u64, Vec<u8>)>;
 
 /// Ascending pieces of a disk of `size` bytes, of lengths up to `longest`, most of them not placed when it is huge.
 fn random_model(random: &mut Random, size: u64, longest: u64) -> Model {
@@ -75,47 +34,14 @@ fn random_model(random: &mut Random, size: u64, longest: u64) -> Model {
     model
 }
 
-/// Writes `model` as the engine does: pieces and the zeros between them, in order, and tables as they are ready.
-fn write(format: Format, size: u64, options: &[String], model: &Model, what: &str) -> Vec<u8> {
-    let driver = driver(format);
-    let options = Options::new(driver.options(), options).expect("options");
-    let mut target = driver
-        .target(size, &options, "a".as_ref())
-        .expect("a target");
-    let (exact, target_size) = (target.exact_length(), target.size());
-    assert!(target_size >= size, "{what}");
-    let out = Noting::default();
-    let mut done = 0;
-    let end = (size, Vec::new());
-    for (offset, bytes) in model.iter().chain([&end]) {
-        if *offset > done
-            && let Some(zeros) = target.zero(done, offset - done).expect("zero")
-        {
-            out.note(zeros.start, zeros.end - zeros.start);
-        }
-        done = *offset;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let placed = target.place(done, rest.len() as u64).expect("a place");
-            assert!((1..=rest.len() as u64).contains(&placed.len), "{what}");
-            let (now, later) = rest.split_at(placed.len as usize);
-            out.write_at(now, placed.offset).expect("write");
-            done += placed.len;
-            rest = later;
-            for table in target.take_tables() {
-                out.write_at(&table.bytes, table.offset).expect("write");
-            }
-        }
-    }
-    let summary = target.finish(&IDENTITY, &out).expect("finish");
-    out.check_disjoint(what);
-    let file = out.file.into_bytes();
-    assert_eq!(summary.file_size, file.len() as u64, "{what}");
-    assert!(
-        exact.is_none_or(|exact| exact == summary.file_size),
-        "{what}"
-    );
-    file
+fn open(written: Written, format: Format, what: &str) -> Image {
+    let context = OpenContext {
+        references: ReferencePolicy::only(written.others),
+        ..OpenContext::default()
+    };
+    // Without a magic a raw disk is whatever is said.
+    open_storage(Arc::new(written.file), Some(format), &context)
+        .unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
 /// The disk is `model`, and zeros wherever that says nothing.
@@ -157,8 +83,7 @@ fn round_trips(format: Format, choices: &[&str], sizes: &[u64]) {
         let model = random_model(&mut random, size, longest);
         let what = format!("{format} round {round}: {size} bytes, {options:?}");
         let file = write(format, size, &options, &model, &what);
-        // Without a magic a raw disk is whatever is said.
-        let image = open(file, Some(format), false).expect(&what);
+        let image = open(file, format, &what);
         assert!(
             image.source.size() >= size && image.source.size() < size + 512,
             "{what}"
@@ -170,6 +95,8 @@ fn round_trips(format: Format, choices: &[&str], sizes: &[u64]) {
 
 const SMALL: &[u64] = &[600, 100_000, 3 << 20];
 const LARGE: &[u64] = &[600, 100_000, 3 << 20, 5 << 30, 2000 << 30];
+/// Tables of a sparse VMDK are there for all of the disk.
+const LARGE_SPARSE: &[u64] = &[600, 100_000, 3 << 20, 5 << 30, 500 << 30];
 
 #[test]
 fn a_raw_disk_holds_what_was_placed() {
@@ -211,4 +138,100 @@ fn a_qcow2_holds_what_was_placed() {
         "cluster_size=4k",
     ];
     round_trips(Format::Qcow2, &small, &[600, 100_000, 3 << 20, 5 << 30]);
+}
+
+#[test]
+fn a_vmdk_in_one_file_holds_what_was_placed() {
+    round_trips(
+        Format::Vmdk,
+        &["", "subformat=monolithicFlat"],
+        LARGE_SPARSE,
+    );
+    round_trips(Format::Vmdk, &["subformat=vmfs"], LARGE);
+}
+
+#[test]
+fn a_stream_optimized_vmdk_holds_what_was_placed() {
+    let levels = [
+        "subformat=streamOptimized",
+        "subformat=streamOptimized,level=1",
+        "subformat=streamOptimized,level=12",
+    ];
+    round_trips(Format::Vmdk, &levels, LARGE);
+}
+
+#[test]
+fn a_split_vmdk_holds_what_was_placed() {
+    let kinds = [
+        "subformat=twoGbMaxExtentSparse",
+        "subformat=twoGbMaxExtentFlat",
+    ];
+    round_trips(Format::Vmdk, &kinds, &[600, 3 << 20, 5 << 30, 50 << 30]);
+}
+
+/// Where VMware cuts split disks.
+const SPLIT: u64 = 4_192_256 * 512;
+
+#[test]
+fn a_split_vmdk_is_cut_where_vmware_cuts() {
+    let mut random = Random::new(4);
+    for option in [
+        "subformat=twoGbMaxExtentSparse",
+        "subformat=twoGbMaxExtentFlat",
+    ] {
+        for (size, extents) in [
+            (SPLIT - 512, 1),
+            (SPLIT, 1),
+            (SPLIT + 1, 2),
+            (2 * SPLIT, 2),
+            (3 * SPLIT - 1, 3),
+        ] {
+            let what = format!("{option}: {size} bytes");
+            // Across the border, from it on, up to it, and at the end of the disk.
+            let mut model = Model::new();
+            for border in (SPLIT..size).step_by(SPLIT as usize) {
+                model.push((border - 70_000, random.bytes(9_000)));
+                model.push((border - 1_000, random.bytes(2_000)));
+                model.push((border + 65_536, random.bytes(4_096)));
+            }
+            model.retain(|(offset, bytes)| offset + (bytes.len() as u64) < size - 512);
+            model.push((size - 512, random.bytes(512)));
+            let written = write(Format::Vmdk, size, &[option.to_owned()], &model, &what);
+            let lengths: Vec<_> = written.others.iter().map(|(_, file)| file.len()).collect();
+            assert_eq!(lengths.len(), extents, "{what}");
+            // Below 2 GiB also with all grains and tables.
+            assert!(
+                lengths.iter().all(|len| *len < 2 << 30),
+                "{what}: {lengths:?}"
+            );
+            check(
+                open(written, Format::Vmdk, &what).source.as_ref(),
+                &model,
+                &what,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_the_kind_of_vmdk_cannot_hold_is_a_limit() {
+    let kind = |size: u64, subformat: &str| {
+        let options = [format!("subformat={subformat}")];
+        target(Format::Vmdk, size, &options)
+            .err()
+            .map(|error| error.kind())
+    };
+    assert_eq!(kind(2000 << 30, "monolithicSparse"), None);
+    assert_eq!(kind(2 << 40, "monolithicSparse"), Some(ErrorKind::Limit));
+    for subformat in ["vmfs", "monolithicFlat", "streamOptimized"] {
+        assert_eq!(kind(64 << 40, subformat), None);
+        assert_eq!(kind((64 << 40) + 1, subformat), Some(ErrorKind::Limit));
+    }
+    // More extents than a descriptor that can be read has lines for.
+    assert_eq!(kind(40 << 40, "twoGbMaxExtentSparse"), None);
+    assert_eq!(
+        kind(64 << 40, "twoGbMaxExtentSparse"),
+        Some(ErrorKind::Limit)
+    );
+    assert_eq!(kind(64 << 40, "twoGbMaxExtentFlat"), Some(ErrorKind::Limit));
 }

@@ -5,11 +5,12 @@
 
 pub mod qcow2;
 pub mod vhd;
-
-use std::sync::Arc;
+pub mod vmdk;
+pub mod written;
 
 use formats::{
-    BlockSource, Format, Image, MemoryStorage, OpenContext, Result, RunReader, open_storage, run_at,
+    BlockSource, Finding, Format, Image, OpenContext, ReferencePolicy, Result, RunReader, driver,
+    open_storage, run_at,
 };
 
 /// Runs that are asked for of one image.
@@ -32,14 +33,22 @@ pub struct Seen {
     pub errors: usize,
 }
 
-/// Opens `bytes` as an image.
+/// Opens `bytes` as an image; the files beside it are [`vmdk::files`].
 pub fn open(bytes: Vec<u8>, format: Option<Format>, salvage: bool) -> Result<Image> {
-    let context = OpenContext {
-        budget: Default::default(),
+    open_storage(vmdk::memory(bytes), format, &context(salvage))
+}
+
+fn context(salvage: bool) -> OpenContext {
+    OpenContext {
+        references: ReferencePolicy::only(vmdk::files()),
         salvage,
         ..OpenContext::default()
-    };
-    open_storage(Arc::new(MemoryStorage::new(bytes)), format, &context)
+    }
+}
+
+/// What checking `bytes` brings up, besides what reading them does.
+pub fn check(bytes: &[u8], format: Format) -> Result<Vec<Finding>> {
+    driver(format).check(&vmdk::memory(bytes.to_vec()), &context(false))
 }
 
 /// Maps a disk to its end, or as far as is sensible, and reads some of it. Past an error it goes on with the next
@@ -74,8 +83,11 @@ pub fn look_through(source: &dyn BlockSource) -> Seen {
     seen
 }
 
-/// Opens `bytes` and looks through what there is: nothing of it may panic, hang or take much memory.
+/// Opens and checks `bytes` and looks through what there is: nothing of it may panic, hang or take much memory.
 pub fn exercise(bytes: Vec<u8>, format: Option<Format>, salvage: bool) -> Option<Seen> {
+    if let Some(Err(error)) = format.map(|format| check(&bytes, format)) {
+        assert!(!error.to_string().is_empty());
+    }
     match open(bytes, format, salvage) {
         Ok(image) => Some(look_through(image.source.as_ref())),
         Err(error) => {
@@ -137,6 +149,18 @@ pub fn patch(image: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
+/// The little-endian number at `at`; 0 where there is none.
+pub fn le64(image: &[u8], at: usize) -> u64 {
+    let bytes = image.get(at..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The little-endian number at `at`; 0 where there is none.
+pub fn le32(image: &[u8], at: usize) -> u32 {
+    let bytes = image.get(at..).and_then(|rest| rest.first_chunk());
+    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
 /// The big-endian number at `at`.
 pub fn be64(image: &[u8], at: usize) -> u64 {
     let mut bytes = [0; 8];
@@ -157,5 +181,7 @@ pub fn samples() -> Vec<(&'static str, Format, Vec<u8>)> {
         ("differencing.vhd", Format::Vhd, vhd::differencing()),
     ];
     all.extend(qcow2::kinds().map(|(name, builder)| (name, Format::Qcow2, builder.build())));
+    let vmdks = vmdk::kinds().into_iter();
+    all.extend(vmdks.map(|(name, image)| (name, Format::Vmdk, image)));
     all
 }
