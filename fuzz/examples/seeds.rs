@@ -26,6 +26,17 @@ fn main() -> Result<()> {
                     write("locator", name, &[&image[552..1280]])?;
                 }
             }
+            Format::Vmdk => {
+                let target = match name {
+                    "split.vmdk" => "vmdk_descriptor",
+                    "sparse.vmdk" => "vmdk_sparse",
+                    "cowd.vmdk" => "vmdk_cowd",
+                    "sesparse.vmdk" => "vmdk_sesparse",
+                    _ => "vmdk_stream",
+                };
+                let how = u8::from(name == "unmarked.vmdk");
+                write(target, name, &[&[how], &image])?;
+            }
             _ => write("qcow2", name, &[&[0], &image])?,
         }
     }

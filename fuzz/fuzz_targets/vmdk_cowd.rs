@@ -1,0 +1,14 @@
+//! Copy-on-write extents of ESX. The first byte: bit 1 is salvage.
+#![no_main]
+
+#[path = "../../formats/tests/common/mod.rs"]
+mod common;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((how, image)) = data.split_first() else {
+        return;
+    };
+    let mut image = image.to_vec();
+    common::patch(&mut image, 0, b"COWD");
+    common::exercise(image, Some(formats::Format::Vmdk), how & 2 != 0);
+});
