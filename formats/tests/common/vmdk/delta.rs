@@ -1,7 +1,7 @@
 //! The extents of ESX's deltas: COWD and seSparse.
 
+use super::super::patch;
 use super::{Built, Disk, Grain, SECTOR, put_directory, sector};
-use crate::common::patch;
 
 /// A copy-on-write extent.
 #[derive(Debug, Clone)]

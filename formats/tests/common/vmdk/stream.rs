@@ -2,11 +2,11 @@
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::super::patch;
 use super::{
     Built, COMPRESSED, Disk, GD_AT_END, Header, MARKERS, NEWLINE_TEST, ROOM, SECTOR, descriptor,
     put_descriptor, put_directory, sector,
 };
-use crate::common::patch;
 
 /// Where the tables stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
