@@ -6,13 +6,13 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use common::peers::{Readers, qemu_check, qemu_finds_equal, qemu_img, qemu_size, seven_zip_agrees};
-use common::{Folder, convert, have, make_disk};
+use common::{Folder, convert, have, make_disk, noise};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Streams of this size at most are read to the end by 7-Zip.
-const STREAMED: u64 = 1 << 30;
+const STREAMED: u64 = 2 << 30;
 /// Disks of this size at most are read whole by the Python readers.
 const HASHED: u64 = 64 * MIB;
 
@@ -33,7 +33,7 @@ impl Kind {
     fn make(&self, raw: &Path, folder: &Folder) -> PathBuf {
         let name = self.options.replace(['=', ','], "-");
         let target = folder.file(&format!("{name}.{}", self.format));
-        let mut arguments = vec!["-f", "raw", "-O", self.format];
+        let mut arguments = vec!["-f", "raw", "-O", self.format, "--force"];
         if !self.options.is_empty() {
             arguments.extend(["-o", &self.options]);
         }
@@ -59,6 +59,35 @@ fn all_granularities() -> Vec<Kind> {
     clusters.chain(blocks).collect()
 }
 
+fn vmdks(subformats: &[&str]) -> Vec<Kind> {
+    subformats
+        .iter()
+        .map(|subformat| Kind::new("vmdk", format!("subformat={subformat}")))
+        .collect()
+}
+
+fn all_vmdks() -> Vec<Kind> {
+    let flat = vmdks(&["monolithicFlat", "twoGbMaxExtentFlat", "vmfs"]);
+    growing_vmdks().into_iter().chain(flat).collect()
+}
+
+/// Those whose size follows their content.
+fn growing_vmdks() -> Vec<Kind> {
+    vmdks(&[
+        "monolithicSparse",
+        "twoGbMaxExtentSparse",
+        "streamOptimized",
+    ])
+}
+
+/// Those that are cut at [`SPLIT`].
+fn split_vmdks() -> Vec<Kind> {
+    vmdks(&["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+}
+
+/// Bytes of an extent of a split VMDK.
+const SPLIT: u64 = 4_192_256 * 512;
+
 /// Where `common::make_disk` puts something, with what lies around it: enough of a disk that is too large to hash.
 fn samples(size: u64) -> Vec<(u64, u64)> {
     let starts = [0, 5 * MIB, 600 * MIB - MIB, 4 * GIB - MIB, 130 * GIB - MIB];
@@ -79,10 +108,16 @@ fn qemu_agrees(kinds: &[Kind], sizes: &[u64]) {
 
 fn qemu_agrees_at(kinds: &[Kind], size: u64) {
     let folder = Folder::new();
+    make_disk(&folder.file("disk.raw"), size);
+    qemu_agrees_in(&folder, kinds);
+}
+
+/// What is made of the raw disk in `folder`.
+fn qemu_agrees_in(folder: &Folder, kinds: &[Kind]) {
     let raw = folder.file("disk.raw");
-    make_disk(&raw, size);
+    let size = raw.metadata().expect("its length").len();
     for kind in kinds {
-        let image = kind.make(&raw, &folder);
+        let image = kind.make(&raw, folder);
         // qemu takes an odd raw disk as whole sectors, padded with zeros: what the targets hold.
         assert_eq!(
             qemu_size(kind.format, &image),
@@ -95,8 +130,9 @@ fn qemu_agrees_at(kinds: &[Kind], size: u64) {
             "{}",
             image.display()
         );
-        if kind.format == "qcow2" {
-            qemu_check(&image);
+        // It has no check for VHDs.
+        if kind.format != "vhd" {
+            qemu_check(kind.format, &image);
         }
     }
 }
@@ -112,10 +148,15 @@ fn seven_zip_reads(kinds: &[Kind], sizes: &[u64]) {
 fn seven_zip_reads_at(kinds: &[Kind], size: u64) {
     assert!(size <= STREAMED);
     let folder = Folder::new();
+    make_disk(&folder.file("disk.raw"), size);
+    seven_zip_reads_in(&folder, kinds);
+}
+
+fn seven_zip_reads_in(folder: &Folder, kinds: &[Kind]) {
     let raw = folder.file("disk.raw");
-    make_disk(&raw, size);
+    let size = raw.metadata().expect("its length").len();
     for kind in kinds {
-        let image = kind.make(&raw, &folder);
+        let image = kind.make(&raw, folder);
         seven_zip_agrees(kind.format, &image, &raw, size.next_multiple_of(512));
     }
 }
@@ -130,8 +171,13 @@ fn python_readers_agree(kinds: &[Kind], sizes: &[u64]) {
 
 fn python_readers_agree_at(readers: &Readers, kinds: &[Kind], size: u64) {
     let folder = Folder::new();
+    make_disk(&folder.file("disk.raw"), size);
+    python_readers_agree_in(readers, &folder, kinds);
+}
+
+fn python_readers_agree_in(readers: &Readers, folder: &Folder, kinds: &[Kind]) {
     let raw = folder.file("disk.raw");
-    make_disk(&raw, size);
+    let size = raw.metadata().expect("its length").len();
     let ranges = if size <= HASHED {
         vec![]
     } else {
@@ -139,7 +185,7 @@ fn python_readers_agree_at(readers: &Readers, kinds: &[Kind], size: u64) {
     };
     let made: Vec<_> = kinds
         .iter()
-        .map(|kind| (kind, kind.make(&raw, &folder)))
+        .map(|kind| (kind, kind.make(&raw, folder)))
         .collect();
     // Only now: targets hold whole sectors, and so must what they are compared with.
     let whole = OpenOptions::new().write(true).open(&raw).expect("open");
@@ -235,4 +281,65 @@ fn qemu_finds_nothing_to_repair() {
     let (code, text) = qemu_img(&["check", "-r", "all", "-f", "qcow2", image.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{text}");
     assert!(std::fs::read(&image).expect("read") == before);
+}
+
+#[test]
+fn qemu_agrees_about_vmdks() {
+    let sizes = [1, 512, MIB - 512, 10 * MIB, 100 * MIB + 513];
+    qemu_agrees(&all_vmdks(), &sizes);
+}
+
+#[test]
+fn qemu_agrees_where_the_extents_of_split_vmdks_end() {
+    qemu_agrees(&split_vmdks(), &[SPLIT - 512, SPLIT, SPLIT + 512]);
+}
+
+#[test]
+fn qemu_agrees_about_vmdks_above_4_gib() {
+    qemu_agrees(&growing_vmdks(), &[4 * GIB + 5 * MIB + 512]);
+}
+
+#[test]
+fn seven_zip_agrees_about_vmdks() {
+    seven_zip_reads(&all_vmdks(), &[512, MIB - 512, 10 * MIB, 100 * MIB + 513]);
+}
+
+#[test]
+fn seven_zip_agrees_where_an_extent_of_a_split_vmdk_ends() {
+    seven_zip_reads(&split_vmdks()[..1], &[SPLIT + 512]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_about_vmdks() {
+    python_readers_agree(&all_vmdks(), &[MIB - 512]);
+    python_readers_agree(&growing_vmdks(), &[100 * MIB + 513]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_where_the_extents_of_split_vmdks_end() {
+    python_readers_agree(&split_vmdks(), &[SPLIT + 512]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_about_vmdks_above_4_gib() {
+    python_readers_agree(&growing_vmdks(), &[4 * GIB + 5 * MIB + 512]);
+}
+
+/// No grain at all, and a grain for every place.
+#[test]
+fn vmdks_of_empty_and_of_full_disks_are_read_by_all() {
+    let size = 33 * MIB as usize + 1024;
+    for content in [vec![0; size], noise(1, size)] {
+        let folder = Folder::new();
+        std::fs::write(folder.file("disk.raw"), content).expect("write");
+        if have("qemu-img") {
+            qemu_agrees_in(&folder, &all_vmdks());
+        }
+        if have("7zz") {
+            seven_zip_reads_in(&folder, &growing_vmdks());
+        }
+        if let Some(readers) = Readers::find() {
+            python_readers_agree_in(&readers, &folder, &growing_vmdks());
+        }
+    }
 }

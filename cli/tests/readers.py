@@ -1,11 +1,12 @@
 """Prints the size and the SHA-256 of what an independent reader finds in an image.
 
-usage: readers.py libyal|dissect|file vhd|qcow2|raw IMAGE [OFFSET:LENGTH ...]
+usage: readers.py libyal|dissect|file vhd|vmdk|qcow2|raw IMAGE [OFFSET:LENGTH ...]
 
 With ranges only those bytes are hashed, one range after the other. Ranges past the end are cut there.
 """
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -13,9 +14,16 @@ STEP = 1 << 20
 
 
 def libyal(kind, path):
-    module = __import__({"vhd": "pyvhdi", "qcow2": "pyqcow"}[kind])
-    image = module.file()
-    image.open(path)
+    if kind == "vmdk":
+        import pyvmdk
+
+        image = pyvmdk.handle()
+        image.open(path)
+        image.open_extent_data_files()
+    else:
+        module = __import__({"vhd": "pyvhdi", "qcow2": "pyqcow"}[kind])
+        image = module.file()
+        image.open(path)
     return image.get_media_size(), image.read_buffer_at_offset
 
 
@@ -24,6 +32,12 @@ def dissect(kind, path):
         from dissect.hypervisor.disk.vhd import VHD
 
         stream = VHD(open(path, "rb"))
+    elif kind == "vmdk":
+        # It reads whole units, and fails when the last one of the disk is none: let a unit be a sector.
+        os.environ["DISSECT_STREAM_BUFFER_SIZE"] = "512"
+        from dissect.hypervisor.disk.vmdk import VMDK
+
+        stream = VMDK(Path(path))
     else:
         from dissect.hypervisor.disk.qcow2 import QCow2
 

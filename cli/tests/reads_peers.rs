@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::peers::{have_qemu, qemu_raw, qemu_size};
+use common::peers::{have_qemu, qemu_finds_equal, qemu_raw, qemu_size};
 use common::{
     Folder, convert, guest_digest, have, make_disk, run_ok, s, sha256sum, testdata, tool,
 };
@@ -102,8 +102,8 @@ fn compressed_qcow2_of_every_kind() {
 }
 
 /// Writes with qemu-io: `commands` are its own.
-fn qemu_io(image: &Path, commands: &[&str]) {
-    let mut arguments = vec!["-f", "qcow2"];
+fn qemu_io(format: &str, image: &Path, commands: &[&str]) {
+    let mut arguments = vec!["-f", format];
     for command in commands {
         arguments.extend(["-c", command]);
     }
@@ -120,6 +120,7 @@ fn writes_zeros_and_discards_inside_clusters() {
         let made = Made::new(4 * MIB);
         let image = made.image("qcow2", options, &[]);
         qemu_io(
+            "qcow2",
             &image,
             &[
                 "write -P 17 100k 3k",
@@ -142,13 +143,13 @@ fn snapshots_do_not_show() {
     let made = Made::new(2 * MIB);
     let image = made.image("qcow2", "", &[]);
     tool("qemu-img", &["snapshot", "-c", "before", s(&image)]);
-    qemu_io(&image, &["write -P 3 0 700k", "write -z 1M 128k"]);
+    qemu_io("qcow2", &image, &["write -P 3 0 700k", "write -z 1M 128k"]);
     tool("qemu-img", &["snapshot", "-c", "between", s(&image)]);
-    qemu_io(&image, &["write -P 4 64k 64k"]);
+    qemu_io("qcow2", &image, &["write -P 4 64k 64k"]);
     reads_as_qemu_does("qcow2", &image, &[]);
     // A snapshot of a disk that had another size.
     tool("qemu-img", &["resize", "-f", "qcow2", s(&image), "3M"]);
-    qemu_io(&image, &["write -P 6 2900k 64k"]);
+    qemu_io("qcow2", &image, &["write -P 6 2900k 64k"]);
     reads_as_qemu_does("qcow2", &image, &[]);
 }
 
@@ -172,6 +173,7 @@ fn chains_of_qcow2_and_raw() {
         // Larger than its parent, then smaller, then larger again: zeros where a shorter layer ended.
         let middle = over("disk.raw", "raw", "middle.qcow2", "6M");
         qemu_io(
+            "qcow2",
             &middle,
             &[
                 "write -P 1 64k 200k",
@@ -182,12 +184,13 @@ fn chains_of_qcow2_and_raw() {
         reads_as_qemu_does("qcow2", &middle, &[]);
         let short = over("middle.qcow2", "qcow2", "short.qcow2", "3M");
         qemu_io(
+            "qcow2",
             &short,
             &["write -P 3 70k 1k", "write -z 128k 1k", "discard 2M 64k"],
         );
         reads_as_qemu_does("qcow2", &short, &[]);
         let tip = over("short.qcow2", "qcow2", "tip.qcow2", "7M");
-        qemu_io(&tip, &["write -P 7 6M 1k", "write -P 8 1028k 512"]);
+        qemu_io("qcow2", &tip, &["write -P 7 6M 1k", "write -P 8 1028k 512"]);
         reads_as_qemu_does("qcow2", &tip, &[]);
     }
 }
@@ -227,7 +230,7 @@ fn a_backing_file_of_any_format_that_is_read() {
             s(&tip),
         ],
     );
-    qemu_io(&tip, &["write -P 9 1M 3k"]);
+    qemu_io("qcow2", &tip, &["write -P 9 1M 3k"]);
     reads_as_qemu_does("qcow2", &tip, &[]);
 }
 
@@ -270,7 +273,7 @@ fn an_external_data_file() {
         let data = made.folder.file("data");
         let options = format!("data_file={},data_file_raw={raw}", s(&data));
         let image = made.image("qcow2", &options, &[]);
-        qemu_io(&image, &["write -P 9 1M 3k", "write -z 2M 128k"]);
+        qemu_io("qcow2", &image, &["write -P 9 1M 3k", "write -z 2M 128k"]);
         // Made with its whole path, which leads into the image's own folder.
         reads_as_qemu_does(
             "qcow2",
@@ -302,6 +305,109 @@ fn vhd_of_every_kind() {
             );
             reads_as_qemu_does("vpc", &rounded, &["-f", "vhd"]);
         }
+    }
+}
+
+#[test]
+fn vmdk_of_every_kind() {
+    if !have("qemu-img") {
+        return;
+    }
+    // The last sector of the disk is no whole grain; the larger one needs two grain tables.
+    for size in [MIB - 512, 33 * MIB + 1536] {
+        let made = Made::new(size);
+        let expected = (sha256sum(&made.raw), size);
+        for options in [
+            "subformat=monolithicSparse",
+            "subformat=monolithicSparse,zeroed_grain=on",
+            "subformat=monolithicSparse,compat6=on",
+            "subformat=monolithicSparse,hwversion=13,adapter_type=lsilogic",
+            "subformat=monolithicFlat",
+            "subformat=twoGbMaxExtentSparse",
+            "subformat=twoGbMaxExtentSparse,zeroed_grain=on",
+            "subformat=twoGbMaxExtentFlat",
+            "subformat=streamOptimized",
+            "subformat=streamOptimized,adapter_type=buslogic",
+        ] {
+            let image = made.image("vmdk", options, &[]);
+            assert_eq!(guest_digest(&image, &[]), expected, "{options}");
+            let (raw, qcow2) = (made.folder.file("a.raw"), made.folder.file("a.qcow2"));
+            convert(&image, &raw, &["--force"]);
+            assert_eq!(sha256sum(&raw), expected.0, "{options}");
+            convert(&image, &qcow2, &["--force", "--verify"]);
+            assert!(
+                qemu_finds_equal("qcow2", &qcow2, "raw", &made.raw),
+                "{options}"
+            );
+        }
+    }
+}
+
+/// qemu-img cuts at 2 GiB, VMware a little below.
+#[test]
+fn split_vmdks_of_several_extents() {
+    if !have("qemu-img") {
+        return;
+    }
+    let size = (4 << 30) + 3 * MIB + 512;
+    let made = Made::new(size);
+    for subformat in ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
+        let image = made.image("vmdk", &format!("subformat={subformat}"), &[]);
+        let info = run_ok(&["info", s(&image), "--json"]).json();
+        assert_eq!(info["details"]["extents"].as_array().map(Vec::len), Some(3));
+        let qcow2 = made.folder.file("a.qcow2");
+        convert(&image, &qcow2, &["--force"]);
+        assert!(
+            qemu_finds_equal("qcow2", &qcow2, "raw", &made.raw),
+            "{subformat}"
+        );
+    }
+}
+
+#[test]
+fn chains_of_vmdk() {
+    if !have_qemu() {
+        return;
+    }
+    for base in [
+        "monolithicSparse",
+        "monolithicFlat",
+        "streamOptimized",
+        "twoGbMaxExtentSparse",
+    ] {
+        let made = Made::new(4 * MIB);
+        made.image("vmdk", &format!("subformat={base}"), &[]);
+        // Each is written before the next is made: writing changes the id of an image.
+        for (name, parent, options, commands) in [
+            (
+                "middle.vmdk",
+                "image",
+                "zeroed_grain=on",
+                ["write -P 1 64k 200k", "write -z 1M 64k", "write -P 2 3M 3k"],
+            ),
+            (
+                "tip.vmdk",
+                "middle.vmdk",
+                "compat6=on",
+                [
+                    "write -P 3 70k 1k",
+                    "write -z 2M 64k",
+                    "write -P 4 4193792 512",
+                ],
+            ),
+        ] {
+            let child = made.folder.file(name);
+            let arguments = [
+                "create", "-f", "vmdk", "-F", "vmdk", "-b", parent, "-o", options,
+            ];
+            tool("qemu-img", &[&arguments[..], &[s(&child)]].concat());
+            qemu_io("vmdk", &child, &commands);
+        }
+        let tip = made.folder.file("tip.vmdk");
+        reads_as_qemu_does("vmdk", &tip, &[]);
+        let qcow2 = made.folder.file("tip.qcow2");
+        convert(&tip, &qcow2, &["--verify"]);
+        assert!(qemu_finds_equal("qcow2", &qcow2, "vmdk", &tip), "{base}");
     }
 }
 

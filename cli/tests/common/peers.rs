@@ -56,9 +56,9 @@ pub fn qemu_finds_equal(format: &str, image: &Path, other_format: &str, other: &
 }
 
 /// `qemu-img check` finds neither errors nor leaks.
-pub fn qemu_check(qcow2: &Path) {
-    let (code, text) = qemu_img(&["check", "-f", "qcow2", s(qcow2)]);
-    assert_eq!(code, Some(0), "{}: {text}", qcow2.display());
+pub fn qemu_check(format: &str, image: &Path) {
+    let (code, text) = qemu_img(&["check", "-f", format, s(image)]);
+    assert_eq!(code, Some(0), "{}: {text}", image.display());
     assert!(text.contains("No errors were found"), "{text}");
 }
 
@@ -85,6 +85,7 @@ pub fn qemu_raw(format: &str, image: &Path, raw: &Path) {
 pub fn seven_zip_agrees(format: &str, image: &Path, raw: &Path, size: u64) {
     let kind = match format {
         "vhd" => "-tVHD",
+        "vmdk" => "-tVMDK",
         _ => "-tQCOW",
     };
     let mut child = Command::new("7zz")
