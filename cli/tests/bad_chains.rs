@@ -9,16 +9,7 @@ use common::damage::images::patch;
 use common::damage::images::qcow2::Builder;
 use common::damage::images::vhd::{self, child, fix_checksums};
 use common::damage::{fails, snapshot};
-use common::{Folder, convert, guest_digest, make_disk, run, s};
-
-/// A folder with these files.
-fn folder_of(files: &[(&str, Vec<u8>)]) -> Folder {
-    let folder = Folder::new();
-    for (name, bytes) in files {
-        fs::write(folder.file(name), bytes).expect("write");
-    }
-    folder
-}
+use common::{Folder, convert, folder_of, guest_digest, make_disk, run, s};
 
 /// A qcow2 over `name`.
 fn over(name: &str) -> Vec<u8> {

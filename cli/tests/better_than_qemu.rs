@@ -1,4 +1,4 @@
-//! Where qemu-img 10.0.2 is wrong about raw, VHD and qcow2, and diskferry must not be. Each test shows both: should qemu-img
+//! Where qemu-img 10.0.2 is wrong about raw, VHD and qcow2 (VMDK: `better_than_qemu_vmdk.rs`), and diskferry must not be. Each test shows both: should qemu-img
 //! be mended one day, the test says so.
 
 mod common;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::peers::{qemu_img, qemu_raw, qemu_size, seven_zip_agrees};
+use common::peers::{diskferry_content, qemu_content, qemu_img, qemu_size, seven_zip_agrees};
 use common::vhd::{Vhd, fixed_footer, geometry, geometry_in};
 use common::{
     Folder, convert, guest_digest, have, make_disk, noise, patched, run, s, sha256sum, tool,
@@ -24,23 +24,6 @@ fn refused(source: &Path, folder: &Folder, code: i32) -> String {
     assert_eq!(finished.code, Some(code), "{}", finished.stderr);
     assert_eq!(folder.names(), before, "something was left behind");
     finished.stderr
-}
-
-/// What qemu-img makes of `source` without complaint.
-fn qemu_content(source: &Path, format: &str, folder: &Folder) -> Vec<u8> {
-    let raw = folder.file("qemu.raw");
-    qemu_raw(format, source, &raw);
-    let content = std::fs::read(&raw).expect("read");
-    std::fs::remove_file(raw).expect("remove");
-    content
-}
-
-fn diskferry_content(source: &Path, folder: &Folder) -> Vec<u8> {
-    let raw = folder.file("diskferry.raw");
-    convert(source, &raw, &[]);
-    let content = std::fs::read(&raw).expect("read");
-    std::fs::remove_file(raw).expect("remove");
-    content
 }
 
 /// A parent with content, and a child with: a block of its own, blocks whose sectors come from both in every pattern

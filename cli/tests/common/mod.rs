@@ -6,6 +6,7 @@
 pub mod damage;
 pub mod peers;
 pub mod vhd;
+pub mod vmdk;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -47,6 +48,15 @@ impl Folder {
         names.sort();
         names
     }
+}
+
+/// A folder with these files.
+pub fn folder_of(files: &[(&str, Vec<u8>)]) -> Folder {
+    let folder = Folder::new();
+    for (name, bytes) in files {
+        std::fs::write(folder.file(name), bytes).expect("write");
+    }
+    folder
 }
 
 /// The command under test.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::{have, s, skip, tool};
+use super::{Folder, convert, have, s, skip, tool};
 
 /// Whether qemu-img and qemu-io are there; if not, the calling test is counted as skipped.
 pub fn have_qemu() -> bool {
@@ -79,6 +79,24 @@ pub fn qemu_raw(format: &str, image: &Path, raw: &Path) {
         "qemu-img",
         &["convert", "-f", name, "-O", "raw", s(image), s(raw)],
     );
+}
+
+/// What qemu-img makes of `source` without complaint.
+pub fn qemu_content(source: &Path, format: &str, folder: &Folder) -> Vec<u8> {
+    let raw = folder.file("qemu.raw");
+    qemu_raw(format, source, &raw);
+    let content = std::fs::read(&raw).expect("read");
+    std::fs::remove_file(raw).expect("remove");
+    content
+}
+
+/// What diskferry makes of it.
+pub fn diskferry_content(source: &Path, folder: &Folder) -> Vec<u8> {
+    let raw = folder.file("diskferry.raw");
+    convert(source, &raw, &[]);
+    let content = std::fs::read(&raw).expect("read");
+    std::fs::remove_file(raw).expect("remove");
+    content
 }
 
 /// 7-Zip reads `raw` in the image, and after its end zeros up to `size` bytes.
