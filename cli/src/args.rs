@@ -75,6 +75,9 @@ pub struct Convert {
     /// Options of the target format; "-o help" lists them
     #[arg(short = 'o', long = "options", value_name = "KEY=VALUE,…")]
     pub options: Vec<String>,
+    /// Compress: qcow2 clusters, or a VMDK as streamOptimized
+    #[arg(short = 'c', long)]
+    pub compress: bool,
     /// Zeros of at least this size are not stored; 0 stores everything
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,

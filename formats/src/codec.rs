@@ -89,7 +89,7 @@ impl Unpacker {
                 .deflate
                 .zlib_decompress(packed, unit)
                 .map_err(of_deflate)?,
-            Codec::Zstd => self.unpack_zstd(packed, unit)?,
+            Codec::Zstd => self.unpack_zstd(packed, unit)?.0,
         };
         if made == unit.len() {
             Ok(())
@@ -126,13 +126,20 @@ impl Unpacker {
                 let sum = libdeflater::adler32(unit).to_be_bytes();
                 packed.ends_with(&sum).then_some(packed.len())
             }
-            Codec::Zstd => None,
+            Codec::Zstd => {
+                let (made, taken) = self.unpack_zstd(packed, unit).ok()?;
+                (made == unit.len()).then_some(taken)
+            }
         }
     }
 
     /// Frame by frame until the unit is full. Each frame is unpacked in one shot straight into its place, so that the
-    /// window a frame claims is never allocated.
-    fn unpack_zstd(&mut self, packed: &[u8], unit: &mut [u8]) -> Result<usize, UnpackError> {
+    /// window a frame claims is never allocated. Answers the bytes that were made and those that were taken.
+    fn unpack_zstd(
+        &mut self,
+        packed: &[u8],
+        unit: &mut [u8],
+    ) -> Result<(usize, usize), UnpackError> {
         let (mut taken, mut made) = (0, 0);
         while made < unit.len() && taken < packed.len() {
             let rest = &packed[taken..];
@@ -151,7 +158,7 @@ impl Unpacker {
                 .map_err(of_zstd)?;
             taken += frame_bytes.len();
         }
-        Ok(made)
+        Ok((made, taken))
     }
 }
 

@@ -71,4 +71,6 @@ pub use reference::ReferencePolicy;
 pub use source::{BlockSource, Mapping, Run, run_at};
 pub use stack::{Concat, Stack, Window};
 pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
-pub use target::{BlockTarget, Identity, PART, PackWorker, Packer, Placement, Summary, TableWrite};
+pub use target::{
+    BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Summary, TableWrite,
+};

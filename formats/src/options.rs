@@ -19,7 +19,10 @@ pub struct OptionSpec {
 
 /// Options as given, each known to the format.
 #[derive(Debug, Clone, Default)]
-pub struct Options(BTreeMap<&'static str, String>);
+pub struct Options {
+    values: BTreeMap<&'static str, String>,
+    compress: bool,
+}
 
 impl Options {
     /// Takes `key=value` pairs, each known by `specs`; a later one replaces an earlier one.
@@ -44,12 +47,37 @@ impl Options {
             })?;
             map.insert(spec.key, value.to_owned());
         }
-        Ok(Options(map))
+        Ok(Options {
+            values: map,
+            compress: false,
+        })
+    }
+
+    /// The same, with `-c`.
+    pub fn compressed(self, compress: bool) -> Options {
+        Options { compress, ..self }
+    }
+
+    /// Whether blocks are to be compressed (`-c`).
+    pub fn compress(&self) -> bool {
+        self.compress
+    }
+
+    /// Fails when compression is asked for of a format that has none.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check_uncompressed(&self, format: &str) -> Result<()> {
+        if self.compress {
+            return Err(Error::usage("-c", format!("{format} cannot be compressed"))
+                .hint("qcow2 and streamOptimized VMDK can"));
+        }
+        Ok(())
     }
 
     /// The value of `key`, if it was given.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.values.get(key).map(String::as_str)
     }
 
     /// The value of `key` as a size (`64k`, `2M`), or `default`.

@@ -65,10 +65,10 @@ pub trait BlockTarget: Send {
     ///
     /// # Errors
     /// `Limit` when the format cannot hold more.
-    fn place_packed(&mut self, guest_offset: u64, len: u64) -> Result<u64> {
+    fn place_packed(&mut self, guest_offset: u64, len: u64, form: Form) -> Result<u64> {
         Err(Error::unsupported("target", "takes no packed blocks")
             .at(guest_offset)
-            .found(format!("{len} bytes")))
+            .found(format!("{len} bytes, {form:?}")))
     }
 
     /// Notes that the `len` guest bytes at `guest_offset` read as zeros. Answers the file range that must be made to
@@ -91,6 +91,15 @@ pub trait BlockTarget: Send {
     fn finish(self: Box<Self>, identity: &Identity, out: &dyn WritableStorage) -> Result<Summary>;
 }
 
+/// What a packer made of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Something that has to be unpacked.
+    Packed,
+    /// The block as it is: packing would not have made it smaller.
+    Plain,
+}
+
 /// Packs blocks before they have a place.
 pub trait Packer: Send + Sync {
     /// Guest bytes of a block: a power of two, at most 2 MiB. The last block of a disk is filled up with zeros.
@@ -109,7 +118,7 @@ pub trait PackWorker: Send {
     ///
     /// # Errors
     /// When the block cannot be packed.
-    fn pack(&mut self, guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<()>;
+    fn pack(&mut self, guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<Form>;
 
     /// The same for a block whose stream the source has already: `stream`, with nothing behind its end.
     ///
@@ -122,7 +131,7 @@ pub trait PackWorker: Send {
         codec: Codec,
         stream: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<()>;
+    ) -> Result<Form>;
 }
 
 /// Where placed guest bytes go.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use formats::{Codec, Mapping, PackWorker, Packer, Result, Run};
+use formats::{Codec, Form, Mapping, PackWorker, Packer, Result, Run};
 
 /// The packer of a target, and what its threads need.
 pub struct Packing {
@@ -19,10 +19,21 @@ pub struct Packing {
 pub struct PackedBlocks {
     /// What is stored, block after block.
     pub bytes: Vec<u8>,
-    /// Where each block is in there, in the order of the segment: offset in the segment, range of `bytes`.
-    pub blocks: Vec<(usize, Range<usize>)>,
+    /// The blocks, in the order of the segment.
+    pub blocks: Vec<PackedBlock>,
     /// Those that were taken as the source has them.
-    adopted: Vec<(usize, Range<usize>)>,
+    adopted: Vec<PackedBlock>,
+}
+
+/// A packed block.
+#[derive(Debug, Clone)]
+pub struct PackedBlock {
+    /// Offset in the segment.
+    pub at: usize,
+    /// Where it is in [`PackedBlocks::bytes`].
+    pub range: Range<usize>,
+    /// What was made of it.
+    pub form: Form,
 }
 
 impl PackedBlocks {
@@ -76,11 +87,12 @@ impl Packing {
         packed: &mut PackedBlocks,
     ) -> Result<()> {
         let start = packed.bytes.len();
-        self.with_worker(|worker| {
+        let form = self.with_worker(|worker| {
             let guest_offset = segment + at as u64;
             worker.adopt(guest_offset, block, codec, stream, &mut packed.bytes)
         })?;
-        packed.adopted.push((at, start..packed.bytes.len()));
+        let range = start..packed.bytes.len();
+        packed.adopted.push(PackedBlock { at, range, form });
         Ok(())
     }
 
@@ -96,15 +108,16 @@ impl Packing {
         let unit = self.unit();
         self.with_worker(|worker| {
             for at in data.iter().flat_map(|range| range.clone().step_by(unit)) {
-                let known = packed.adopted.binary_search_by_key(&at, |(at, _)| *at);
+                let known = packed.adopted.binary_search_by_key(&at, |block| block.at);
                 if let Ok(index) = known {
                     packed.blocks.push(packed.adopted[index].clone());
                     continue;
                 }
                 let start = packed.bytes.len();
                 let block = &content[at..at + unit];
-                worker.pack(segment + at as u64, block, &mut packed.bytes)?;
-                packed.blocks.push((at, start..packed.bytes.len()));
+                let form = worker.pack(segment + at as u64, block, &mut packed.bytes)?;
+                let range = start..packed.bytes.len();
+                packed.blocks.push(PackedBlock { at, range, form });
             }
             Ok(())
         })

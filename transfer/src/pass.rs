@@ -15,7 +15,7 @@ use crate::digest::{
 };
 use crate::error::{Error, Result};
 use crate::output::Output;
-use crate::packing::{PackedBlocks, Packing};
+use crate::packing::{PackedBlock, PackedBlocks, Packing};
 use crate::pipeline::{self, Stage};
 use crate::progress::Progress;
 use crate::salvage::Salvage;
@@ -447,13 +447,13 @@ fn place_packed(
     unit: u64,
 ) -> Result<()> {
     let mut done = 0;
-    for (at, range) in &worker.packed.blocks {
+    for PackedBlock { at, range, form } in &worker.packed.blocks {
         let at = *at as u64;
         if at > done {
             target.zero(segment.offset + done, at - done)?;
         }
         let len = (range.end - range.start) as u64;
-        let offset = target.place_packed(segment.offset + at, len)?;
+        let offset = target.place_packed(segment.offset + at, len, *form)?;
         worker.placed.push(Placed {
             placement: Placement { offset, len },
             at: range.start,

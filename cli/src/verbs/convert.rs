@@ -30,7 +30,8 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         );
     }
     let target_format = target_format(arguments, to_stdout)?;
-    let format_options = Options::new(driver(target_format).options(), &arguments.options)?;
+    let format_options = Options::new(driver(target_format).options(), &arguments.options)?
+        .compressed(arguments.compress);
     let options = ConvertOptions {
         sparse: sparse(arguments)?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),

@@ -191,12 +191,12 @@ impl Header {
         u64::from(self.refcount_table_clusters) << self.cluster_bits
     }
 
-    /// The header as it stands on disk, in version 3.
-    pub fn to_bytes(&self) -> [u8; FULL_LENGTH] {
+    /// The header as it stands on disk.
+    pub fn to_bytes(&self) -> Vec<u8> {
         let (backing_offset, backing_length) = self.backing_name.unwrap_or((0, 0));
         let common = CommonFields {
             magic: MAGIC,
-            version: 3.into(),
+            version: self.version.into(),
             backing_name_offset: backing_offset.into(),
             backing_name_length: backing_length.into(),
             cluster_bits: self.cluster_bits.into(),
@@ -220,10 +220,11 @@ impl Header {
             compression_type: u8::from(self.codec == Codec::Zstd),
             padding: [0; 7],
         };
-        let mut bytes = [0; FULL_LENGTH];
-        bytes[..V2_LENGTH].copy_from_slice(common.as_bytes());
-        bytes[V2_LENGTH..V3_LENGTH].copy_from_slice(v3.as_bytes());
-        bytes[V3_LENGTH..].copy_from_slice(compression.as_bytes());
+        let mut bytes = common.as_bytes().to_vec();
+        if self.version >= 3 {
+            bytes.extend(v3.as_bytes());
+            bytes.extend(compression.as_bytes());
+        }
         bytes
     }
 

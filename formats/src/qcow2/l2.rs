@@ -183,6 +183,13 @@ impl L2Format {
     }
 }
 
+/// The entry for a cluster that was compressed to `len` bytes at file offset `offset`.
+pub fn compressed_entry(cluster_bits: u32, offset: u64, len: u64) -> u64 {
+    let offset_bits = 62 - (cluster_bits - 8);
+    let sectors = (offset % 512 + len).div_ceil(512);
+    COMPRESSED | (sectors - 1) << offset_bits | offset
+}
+
 fn subclusters(host: u64, has_cluster: bool, bitmap: u64) -> Result<Cluster, &'static str> {
     let (allocated, zero) = (bitmap as u32, (bitmap >> 32) as u32);
     if allocated & zero != 0 {

@@ -23,7 +23,8 @@
 //! | `refcount` | how often a cluster is used: looked up, and written |
 //! | `source` | from tables to runs |
 //! | `layer` | opening: from the structures to a [`Layer`] |
-//! | `target` | laying out a new image |
+//! | `new_image` | the options of a new image |
+//! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Encrypted images are refused, internal
 //! snapshots are counted and left alone, and refcounts are looked at only to tell shared clusters from damage.
@@ -34,6 +35,9 @@ mod header;
 mod l1;
 mod l2;
 mod layer;
+mod new_image;
+mod packed_space;
+mod packer;
 mod refcount;
 mod source;
 pub mod target;
@@ -70,7 +74,7 @@ impl Driver for Qcow2Driver {
     }
 
     fn options(&self) -> &'static [OptionSpec] {
-        target::OPTIONS
+        new_image::OPTIONS
     }
 
     fn target(

@@ -1,7 +1,7 @@
 //! Refcounts: the two-level table that says how often each cluster of the file is used (qcow2 spec, "Host cluster
 //! management"). Reading needs it only to tell sharing from damage; writing makes all of it.
 
-use super::header::{Header, REFCOUNT_ORDER};
+use super::header::Header;
 use super::l1::OFFSET_MASK;
 use crate::error::{Error, Result};
 use crate::storage::{StorageRef, WritableStorage, read_array};
@@ -77,7 +77,24 @@ fn pick(word: [u8; 8], order: u32, bit: u64) -> u64 {
     (u64::from_be_bytes(word) >> shift) & (u64::MAX >> (64 - width))
 }
 
-/// The refcounts of an image that was written: every cluster used once, from the first to the last.
+/// Writes entry `index` of `1 << order` bits: as [`pick`] reads it.
+fn put(block: &mut [u8], order: u32, index: u64, count: u16) {
+    let bit = index << order;
+    let at = (bit / 8) as usize;
+    if order < 3 {
+        if let Some(byte) = block.get_mut(at) {
+            *byte |= (count as u8) << (bit % 8);
+        }
+        return;
+    }
+    let width = 1usize << (order - 3);
+    let bytes = u64::from(count).to_be_bytes();
+    if let Some(entry) = block.get_mut(at..at + width) {
+        entry.copy_from_slice(&bytes[8 - width..]);
+    }
+}
+
+/// The refcounts of an image that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefcountLayout {
     /// Clusters in front of the refcount blocks.
@@ -87,12 +104,14 @@ pub struct RefcountLayout {
     /// Clusters of the refcount table, which follows the blocks.
     pub table_clusters: u64,
     cluster_size: u64,
+    order: u32,
 }
 
 impl RefcountLayout {
-    /// The least that counts `used` clusters and itself. `used` times `cluster_size` must not exceed 2^63.
-    pub fn new(used: u64, cluster_size: u64) -> RefcountLayout {
-        let per_block = (cluster_size * 8) >> REFCOUNT_ORDER;
+    /// The least that counts `used` clusters and itself, in entries of `1 << order` bits. `used` times `cluster_size`
+    /// must not exceed 2^63.
+    pub fn new(used: u64, cluster_size: u64, order: u32) -> RefcountLayout {
+        let per_block = (cluster_size * 8) >> order;
         let (mut blocks, mut table_clusters) = (0, 0);
         loop {
             let total = used + blocks + table_clusters;
@@ -106,6 +125,7 @@ impl RefcountLayout {
                     blocks,
                     table_clusters,
                     cluster_size,
+                    order,
                 };
             }
             // Both only grow, and less each time: a block counts 256 clusters or more.
@@ -123,18 +143,22 @@ impl RefcountLayout {
         (self.used + self.blocks) * self.cluster_size
     }
 
-    /// Writes blocks and table, one cluster at a time.
+    /// Writes blocks and table, one cluster at a time. `counts` are the users of the first clusters; all others have
+    /// one.
     ///
     /// # Errors
     /// Those of the storage.
-    pub fn write(&self, out: &dyn WritableStorage) -> Result<()> {
-        let per_block = (self.cluster_size * 8) >> REFCOUNT_ORDER;
-        let ones = [0, 1].repeat(per_block as usize);
+    pub fn write(&self, counts: &[u16], out: &dyn WritableStorage) -> Result<()> {
+        let per_block = (self.cluster_size * 8) >> self.order;
         let mut counted = 0;
         for block in 0..self.blocks {
             let entries = (self.total() - counted).min(per_block);
-            let bytes = &ones[..2 * entries as usize];
-            out.write_at(bytes, (self.used + block) * self.cluster_size)?;
+            let mut bytes = vec![0; ((entries << self.order).div_ceil(8)) as usize];
+            for index in 0..entries {
+                let count = counts.get((counted + index) as usize).unwrap_or(&1);
+                put(&mut bytes, self.order, index, *count);
+            }
+            out.write_at(&bytes, (self.used + block) * self.cluster_size)?;
             counted += entries;
         }
         let per_cluster = self.cluster_size / 8;
@@ -176,7 +200,7 @@ mod tests {
     fn the_refcounts_count_themselves() {
         for cluster_size in [512u64, 4096, 65536, 2 << 20] {
             for used in [3, 255, 256, 16_000, 16_384, 1 << 20, 5 << 20] {
-                let layout = RefcountLayout::new(used, cluster_size);
+                let layout = RefcountLayout::new(used, cluster_size, 4);
                 let per_block = cluster_size / 2;
                 assert!(layout.blocks * per_block >= layout.total());
                 assert!((layout.blocks - 1) * per_block < layout.total());
@@ -189,10 +213,10 @@ mod tests {
     #[test]
     fn what_was_written_is_read_back() {
         // Two table clusters: 64 blocks of 256 clusters each fill the first.
-        let layout = RefcountLayout::new(17_000, 512);
+        let layout = RefcountLayout::new(17_000, 512, 4);
         assert_eq!(layout.table_clusters, 2);
         let out = MemoryTarget::default();
-        layout.write(&out).unwrap();
+        layout.write(&[], &out).unwrap();
         out.set_len(layout.total() * 512).unwrap();
         let refcounts = Refcounts {
             storage: Arc::new(MemoryStorage::new(out.into_bytes())),
@@ -208,5 +232,33 @@ mod tests {
             assert_eq!(refcounts.count(beyond).unwrap(), 0);
         }
         assert!(!refcounts.is_shared(3));
+    }
+
+    #[test]
+    fn entries_of_every_width_are_read_back() {
+        for order in 0..=6 {
+            let counts: Vec<u16> = (0..3000u32)
+                .map(|n| (n * 7919 % (1 << (1u32 << order).min(15))) as u16)
+                .collect();
+            let layout = RefcountLayout::new(3000, 512, order);
+            let out = MemoryTarget::default();
+            layout.write(&counts, &out).unwrap();
+            out.set_len(layout.total() * 512).unwrap();
+            let refcounts = Refcounts {
+                storage: Arc::new(MemoryStorage::new(out.into_bytes())),
+                table_offset: layout.table_offset(),
+                table_entries: layout.table_clusters * 64,
+                cluster_bits: 9,
+                order,
+            };
+            for cluster in 0..layout.total() {
+                let expected = counts.get(cluster as usize).map_or(1, |c| u64::from(*c));
+                assert_eq!(
+                    refcounts.count(cluster).unwrap(),
+                    expected,
+                    "{order} {cluster}"
+                );
+            }
+        }
     }
 }

@@ -2,18 +2,20 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::extensions;
-use super::header::{
-    CLUSTER_BITS, FULL_LENGTH, Header, L1_MAX_BYTES, REFCOUNT_ORDER, REFCOUNT_TABLE_MAX_BYTES,
-};
+use super::header::{FULL_LENGTH, Header, L1_MAX_BYTES, REFCOUNT_TABLE_MAX_BYTES};
 use super::l1::COPIED;
+use super::l2;
+use super::new_image::NewImage;
+use super::packed_space::PackedSpace;
+use super::packer::ClusterPacker;
 use super::refcount::RefcountLayout;
-use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::options::{OptionSpec, Options, bad_value};
+use crate::options::Options;
 use crate::storage::WritableStorage;
-use crate::target::{BlockTarget, Identity, Placement, Summary, TableWrite};
+use crate::target::{BlockTarget, Form, Identity, Packer, Placement, Summary, TableWrite};
 
 /// QEMU drops a partial sector at the end of a disk, so that a new image never has one.
 const SECTOR: u64 = 512;
@@ -24,20 +26,15 @@ const FILE_MAX: u64 = 1 << 56;
 /// Bytes of the L1 table that are written at once, if any of them is not zero.
 const L1_CHUNK: usize = 8192;
 
-/// The options of a new image.
-pub const OPTIONS: &[OptionSpec] = &[OptionSpec {
-    key: "cluster_size",
-    values: "512..2M, a power of two",
-    default: "64k",
-    help: "unit in which the image allocates",
-}];
-
-/// An image that is being written: version 3, uncompressed, without backing file.
+/// An image that is being written: without backing file.
 pub struct QcowTarget {
+    image: NewImage,
     size: u64,
     cluster_bits: u32,
-    /// Next free cluster of the file.
+    /// Next free cluster of the file, unless `packed` says it.
     next: u64,
+    /// The clusters of the file, where several compressed ones share one.
+    packed: Option<PackedSpace>,
     l1: Vec<u64>,
     /// The L2 table of the range that the guest offset is in.
     l2: Option<OpenL2>,
@@ -59,22 +56,22 @@ impl QcowTarget {
     /// # Errors
     /// `Usage` for an impossible cluster size, `Limit` when tables of the allowed size cannot hold the disk.
     pub fn new(size: u64, options: &Options) -> Result<QcowTarget> {
-        let cluster_size = options.size("cluster_size", 64 << 10)?;
-        let cluster_bits = cluster_size.trailing_zeros();
-        if !cluster_size.is_power_of_two() || !CLUSTER_BITS.contains(&cluster_bits) {
-            let found = options.get("cluster_size").unwrap_or_default();
-            let expected = "a power of two from 512 to 2M";
-            return Err(bad_value("cluster_size", found, expected));
-        }
+        let image = NewImage::new(options)?;
+        let cluster_size = image.cluster_size();
         let size = size
             .checked_next_multiple_of(SECTOR)
             .ok_or_else(|| too_large(size, cluster_size))?;
-        let l1_entries = check_limits(size, cluster_size)?;
+        let l1_entries = check_limits(size, &image)?;
         let l1_clusters = (l1_entries * ENTRY).div_ceil(cluster_size);
+        let used = 1 + l1_clusters;
         Ok(QcowTarget {
             size,
-            cluster_bits,
-            next: 1 + l1_clusters,
+            cluster_bits: image.cluster_bits,
+            next: used,
+            packed: image
+                .compress
+                .then(|| PackedSpace::new(cluster_size, image.refcount_order, used)),
+            image,
             l1: vec![0; l1_entries as usize],
             l2: None,
             ready: Vec::new(),
@@ -91,9 +88,12 @@ impl QcowTarget {
 
     /// Takes the next free cluster of the file; its offset.
     fn allocate(&mut self) -> u64 {
-        let offset = self.next << self.cluster_bits;
-        self.next += 1;
-        offset
+        let cluster = match &mut self.packed {
+            Some(space) => space.allocate(),
+            None => self.next,
+        };
+        self.next = cluster + 1;
+        cluster << self.cluster_bits
     }
 
     /// Hands out the L2 table that is being filled.
@@ -127,7 +127,7 @@ impl QcowTarget {
 
     fn header(&self, refcounts: &RefcountLayout) -> Header {
         Header {
-            version: 3,
+            version: self.image.version,
             backing_name: None,
             cluster_bits: self.cluster_bits,
             size: self.size,
@@ -136,12 +136,12 @@ impl QcowTarget {
             refcount_table_offset: refcounts.table_offset(),
             refcount_table_clusters: refcounts.table_clusters as u32,
             snapshots: 0,
-            incompatible: 0,
-            compatible: 0,
+            incompatible: self.image.incompatible(),
+            compatible: self.image.compatible(),
             autoclear: 0,
-            refcount_order: REFCOUNT_ORDER,
+            refcount_order: self.image.refcount_order,
             header_length: FULL_LENGTH as u32,
-            codec: Codec::Deflate,
+            codec: self.image.codec,
         }
     }
 
@@ -212,6 +212,35 @@ impl BlockTarget for QcowTarget {
         })
     }
 
+    fn packer(&self) -> Option<Arc<dyn Packer>> {
+        self.image.compress.then(|| {
+            Arc::new(ClusterPacker {
+                cluster_size: self.cluster_size() as u32,
+                codec: self.image.codec,
+                level: self.image.level,
+            }) as Arc<dyn Packer>
+        })
+    }
+
+    fn place_packed(&mut self, guest_offset: u64, len: u64, form: Form) -> Result<u64> {
+        if form == Form::Plain {
+            return Ok(self
+                .place(guest_offset, len.min(self.size - guest_offset))?
+                .offset);
+        }
+        let index = guest_offset >> self.cluster_bits;
+        let mut l2 = self.open_l2(index / self.l2_entries())?;
+        let space = self.packed.as_mut().ok_or_else(|| out_of_order(index))?;
+        let offset = space.place(len);
+        self.next = space.used();
+        let entry = l2.entries.get_mut((index % self.l2_entries()) as usize);
+        if let Some(entry) = entry {
+            *entry = l2::compressed_entry(self.cluster_bits, offset, len);
+        }
+        self.l2 = Some(l2);
+        Ok(offset)
+    }
+
     /// Nothing is below a new image: what is not allocated reads as zeros.
     fn zero(&mut self, _guest_offset: u64, _len: u64) -> Result<Option<Range<u64>>> {
         Ok(None)
@@ -226,28 +255,36 @@ impl BlockTarget for QcowTarget {
         for table in &self.ready {
             out.write_at(&table.bytes, table.offset)?;
         }
-        let refcounts = RefcountLayout::new(self.next, self.cluster_size());
-        refcounts.write(out)?;
+        let (used, counts) = match &self.packed {
+            Some(space) => (space.used(), space.counts()),
+            None => (self.next, &[][..]),
+        };
+        let order = self.image.refcount_order;
+        let refcounts = RefcountLayout::new(used, self.cluster_size(), order);
+        refcounts.write(counts, out)?;
         self.write_l1(out)?;
         let file_size = refcounts.total() << self.cluster_bits;
         out.set_len(file_size)?;
         // Last: without it nobody takes the file for an image.
-        let mut header = self.header(&refcounts).to_bytes().to_vec();
-        header.extend(extensions::for_new_image());
+        let mut header = self.header(&refcounts).to_bytes();
+        if self.image.version >= 3 {
+            header.extend(extensions::for_new_image());
+        }
         out.write_at(&header, 0)?;
         Ok(Summary { file_size })
     }
 }
 
 /// L1 entries of a disk of `size` bytes, if its tables stay within the limits even when every cluster is used.
-fn check_limits(size: u64, cluster_size: u64) -> Result<u64> {
+fn check_limits(size: u64, image: &NewImage) -> Result<u64> {
+    let cluster_size = image.cluster_size();
     let l1_entries = size.div_ceil(cluster_size * (cluster_size / ENTRY));
     if l1_entries > L1_MAX_BYTES / ENTRY || size > FILE_MAX {
         return Err(too_large(size, cluster_size));
     }
     let l1_clusters = (l1_entries * ENTRY).div_ceil(cluster_size);
     let used = 1 + l1_clusters + l1_entries + size.div_ceil(cluster_size);
-    let refcounts = RefcountLayout::new(used, cluster_size);
+    let refcounts = RefcountLayout::new(used, cluster_size, image.refcount_order);
     if refcounts.table_clusters * cluster_size > REFCOUNT_TABLE_MAX_BYTES
         || refcounts.total() > FILE_MAX / cluster_size
     {

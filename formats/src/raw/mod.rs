@@ -46,9 +46,10 @@ impl Driver for RawDriver {
     fn target(
         &self,
         size: u64,
-        _options: &Options,
+        options: &Options,
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
+        options.check_uncompressed("raw")?;
         Ok(Box::new(RawTarget { size }))
     }
 }

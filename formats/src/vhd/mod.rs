@@ -117,6 +117,7 @@ impl Driver for VhdDriver {
         options: &Options,
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
+        options.check_uncompressed("vhd")?;
         let size = match size.checked_next_multiple_of(512) {
             Some(0) => {
                 return Err(

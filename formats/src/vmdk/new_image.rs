@@ -121,9 +121,17 @@ impl NewImage {
             let expected = || format!("{} to {}", range.start(), range.end());
             value.ok_or_else(|| bad_value(key, text, &expected()))
         };
+        let subformat = match options.get("subformat") {
+            // Of all kinds only one is compressed.
+            None if options.compress() => Subformat::StreamOptimized,
+            _ => options.choice("subformat", &SUBFORMATS)?,
+        };
+        if subformat != Subformat::StreamOptimized {
+            options.check_uncompressed("a VMDK of this subformat")?;
+        }
         let image = NewImage {
             size,
-            subformat: options.choice("subformat", &SUBFORMATS)?,
+            subformat,
             level: number("level", DEFAULT_LEVEL, 1..=12)? as i32,
             adapter: options.choice("adapter_type", &ADAPTERS)?,
             hardware_version: number("hwversion", 4, 3..=99)?,

@@ -24,7 +24,7 @@ use super::sparse_layout::{COVERAGE, DESCRIPTOR, GRAIN, descriptor_area};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::storage::WritableStorage;
-use crate::target::{BlockTarget, Identity, PackWorker, Packer, Placement, Summary};
+use crate::target::{BlockTarget, Form, Identity, PackWorker, Packer, Placement, Summary};
 
 /// Where the first grain stands: at a multiple of the grain size, as in the files of VMware's products.
 const OVERHEAD: u64 = GRAIN;
@@ -174,7 +174,7 @@ impl BlockTarget for StreamTarget {
         )
     }
 
-    fn place_packed(&mut self, guest_offset: u64, len: u64) -> Result<u64> {
+    fn place_packed(&mut self, guest_offset: u64, len: u64, _form: Form) -> Result<u64> {
         let offset = self.end;
         let sector = u32::try_from(offset / SECTOR).map_err(|_| self.full())?;
         let sectors = u8::try_from(len / SECTOR).map_err(|_| self.full())?;
@@ -283,7 +283,7 @@ struct GrainWorker {
 }
 
 impl PackWorker for GrainWorker {
-    fn pack(&mut self, guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    fn pack(&mut self, guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<Form> {
         let start = out.len() + GRAIN_MARKER as usize;
         let bound = self.compressor.zlib_compress_bound(block.len());
         out.resize(start + bound, 0);
@@ -292,7 +292,7 @@ impl PackWorker for GrainWorker {
             .zlib_compress(block, &mut out[start..])
             .map_err(|_| Error::limit("grain", "does not fit where it always fits"))?;
         close(guest_offset, start, len, out);
-        Ok(())
+        Ok(Form::Packed)
     }
 
     fn adopt(
@@ -302,7 +302,7 @@ impl PackWorker for GrainWorker {
         codec: Codec,
         stream: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<Form> {
         let start = out.len() + GRAIN_MARKER as usize;
         out.resize(start, 0);
         match codec {
@@ -321,7 +321,7 @@ impl PackWorker for GrainWorker {
             return self.repack(guest_offset, block, start, out);
         }
         close(guest_offset, start, len, out);
-        Ok(())
+        Ok(Form::Packed)
     }
 }
 
@@ -332,7 +332,7 @@ impl GrainWorker {
         block: &[u8],
         start: usize,
         out: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<Form> {
         out.truncate(start - GRAIN_MARKER as usize);
         self.pack(guest_offset, block, out)
     }
