@@ -26,6 +26,8 @@ pub enum Verb {
     Info(Info),
     /// Show the runs of an image: data, zero, absent
     Map(Map),
+    /// Tell how large the file of a conversion would be
+    Measure(Measure),
     /// Look for damage in an image
     Check(Check),
     /// Tell whether two images hold the same disk
@@ -48,6 +50,7 @@ impl Verb {
             Verb::Convert(v) => v.output.json,
             Verb::Info(v) => v.json,
             Verb::Map(v) => v.json,
+            Verb::Measure(v) => v.output.json,
             Verb::Check(v) => v.output.json,
             Verb::Compare(v) => v.output.json,
             Verb::Digest(v) => v.output.json,
@@ -136,6 +139,38 @@ pub struct Map {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Tell how large the file of a conversion would be.
+///
+/// The source is read as a conversion would read it, nothing is written. The size is exact; of a compressed target it is the
+/// most that it can become. A target of several files is taken to be named like the source.
+#[derive(Debug, Args)]
+pub struct Measure {
+    /// The image to read
+    pub source: PathBuf,
+    /// Its format; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Format of the target
+    #[arg(short = 'O', long, value_name = "FMT")]
+    pub target_format: String,
+    /// Options of the target format; "convert -o help" lists them
+    #[arg(short = 'o', long = "options", value_name = "KEY=VALUE,…")]
+    pub options: Vec<String>,
+    /// The target is compressed
+    #[arg(short = 'c', long)]
+    pub compress: bool,
+    /// Zeros of at least this size are not stored; 0 stores everything
+    #[arg(short = 'S', long, value_name = "SIZE")]
+    pub sparse: Option<String>,
+    #[command(flatten)]
+    pub references: References,
+    /// Threads
+    #[arg(short = 'j', long = "jobs", value_name = "N")]
+    pub jobs: Option<usize>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Look for damage in an image: tables that contradict each other or lead nowhere, compressed blocks that do not unpack.

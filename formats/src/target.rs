@@ -105,6 +105,9 @@ pub trait Packer: Send + Sync {
     /// Guest bytes of a block: a power of two, at most 2 MiB. The last block of a disk is filled up with zeros.
     fn unit(&self) -> u32;
 
+    /// The most that a block may become: bytes, and what they are then.
+    fn most(&self) -> (usize, Form);
+
     /// Whether a block that the source holds packed with `codec` can be taken as it is.
     fn takes(&self, codec: Codec) -> bool;
 

@@ -14,8 +14,8 @@ use formats::{
 use crate::digest::Algorithm;
 use crate::error::Result;
 use crate::output::file::already_there;
-use crate::output::{DeviceOutput, FileOutput, FileSet, Output, StreamOutput};
-use crate::packing::Packing;
+use crate::output::{DeviceOutput, FileOutput, FileSet, Nowhere, Output, StreamOutput};
+use crate::packing::{How, Packing};
 use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
 use crate::same_storage;
@@ -121,6 +121,48 @@ pub fn convert(
         Place::Device(path) => job.to_device(target, path),
         Place::Stream(writer) => job.to_stream(target, writer),
     }
+}
+
+/// How large a target would become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes of all its files.
+    pub file_size: u64,
+    /// Whether it will be exactly that; otherwise it will not be more.
+    pub exact: bool,
+}
+
+/// Finds out how large `image` would be in `format`: reads it, as [`convert`] would, but stores and packs nothing. Files that
+/// name each other are taken to be named like the source.
+///
+/// # Errors
+/// As [`convert`].
+pub fn measure(
+    image: &Image,
+    format: Format,
+    format_options: &Options,
+    sparse: Option<u64>,
+    setting: &Setting<'_>,
+) -> Result<Measured> {
+    let tip = image.tip().map(|tip| tip.path.as_path());
+    let file_name = tip.unwrap_or(Path::new("disk"));
+    let target = driver(format).target(image.source.size(), format_options, file_name)?;
+    let options = ConvertOptions {
+        sparse,
+        ..ConvertOptions::default()
+    };
+    let job = Job {
+        image,
+        format,
+        options: &options,
+        setting,
+    };
+    let exact = target.packer().is_none();
+    let done = job.copy_or_measure(target, &Nowhere, true)?;
+    Ok(Measured {
+        file_size: done.converted.file_size,
+        exact,
+    })
 }
 
 struct Job<'a> {
@@ -230,6 +272,15 @@ impl Job<'_> {
 
     /// The pass, and the tables after it.
     fn copy(&self, target: Box<dyn BlockTarget>, output: &dyn Output) -> Result<Done> {
+        self.copy_or_measure(target, output, false)
+    }
+
+    fn copy_or_measure(
+        &self,
+        target: Box<dyn BlockTarget>,
+        output: &dyn Output,
+        measuring: bool,
+    ) -> Result<Done> {
         let wanted = Wanted {
             digests: self.options.digests.clone(),
             affordable_digest: self.options.verify && self.options.digests.is_empty(),
@@ -249,11 +300,16 @@ impl Job<'_> {
         let notes = target.notes();
         let sparse = self.scan_unit(target.block_size());
         let packer = target.packer();
+        let how = match (measuring, self.options.recompress) {
+            (true, _) => How::Measuring,
+            (_, true) => How::Anew,
+            _ => How::Adopting,
+        };
         let destination = Destination {
             target,
-            output,
+            output: (!measuring).then_some(output),
             sparse,
-            packing: packer.map(|packer| Packing::new(packer, self.options.recompress)),
+            packing: packer.map(|packer| Packing::new(packer, how)),
         };
         let mut outcome = pass::run(
             self.image.source.as_ref(),

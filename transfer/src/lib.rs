@@ -50,7 +50,7 @@ pub mod zero;
 
 pub use check::check;
 pub use compare::{Comparison, Difference, compare};
-pub use convert::{ConvertOptions, Converted, Place, convert, digest};
+pub use convert::{ConvertOptions, Converted, Measured, Place, convert, digest, measure};
 pub use digest::Algorithm;
 pub use error::{Error, Result};
 pub use pass::Setting;

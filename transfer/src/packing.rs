@@ -8,10 +8,20 @@ use formats::{Codec, Form, Mapping, PackWorker, Packer, Result, Run};
 /// The packer of a target, and what its threads need.
 pub struct Packing {
     packer: Arc<dyn Packer>,
-    /// Whether blocks that the source holds packed are packed again all the same.
-    recompress: bool,
+    how: How,
     /// Compressors are large: there are only as many as are in use at once.
     idle: Mutex<Vec<Box<dyn PackWorker>>>,
+}
+
+/// How blocks are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Those that the source holds packed are taken as they are.
+    Adopting,
+    /// All of them are packed anew.
+    Anew,
+    /// None: each is taken for as large as it could become.
+    Measuring,
 }
 
 /// The packed blocks of a segment.
@@ -47,10 +57,10 @@ impl PackedBlocks {
 
 impl Packing {
     /// Packing with `packer`.
-    pub fn new(packer: Arc<dyn Packer>, recompress: bool) -> Packing {
+    pub fn new(packer: Arc<dyn Packer>, how: How) -> Packing {
         Packing {
             packer,
-            recompress,
+            how,
             idle: Mutex::default(),
         }
     }
@@ -69,7 +79,7 @@ impl Packing {
         else {
             return false;
         };
-        !self.recompress
+        self.how == How::Adopting
             && at.is_multiple_of(unit)
             && run.len == unit as u64
             && *own as usize == unit
@@ -106,6 +116,18 @@ impl Packing {
         packed: &mut PackedBlocks,
     ) -> Result<()> {
         let unit = self.unit();
+        if self.how == How::Measuring {
+            let (most, form) = self.packer.most();
+            let starts = data.iter().flat_map(|range| range.clone().step_by(unit));
+            packed
+                .blocks
+                .extend(starts.enumerate().map(|(index, at)| PackedBlock {
+                    at,
+                    range: index * most..(index + 1) * most,
+                    form,
+                }));
+            return Ok(());
+        }
         self.with_worker(|worker| {
             for at in data.iter().flat_map(|range| range.clone().step_by(unit)) {
                 let known = packed.adopted.binary_search_by_key(&at, |block| block.at);

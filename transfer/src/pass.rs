@@ -59,8 +59,8 @@ pub struct Wanted {
 pub struct Destination<'a> {
     /// The layout.
     pub target: Box<dyn BlockTarget>,
-    /// The storage.
-    pub output: &'a dyn Output,
+    /// The storage; none when only the layout is wanted.
+    pub output: Option<&'a dyn Output>,
     /// Unit in bytes in which zeros are looked for; 0 stores everything.
     pub sparse: u64,
     /// How blocks are packed, if the target stores them packed. Zeros are looked for in its unit then.
@@ -108,7 +108,7 @@ pub fn run(
     };
     let budget = Budget::new(wanted.affordable_digest, at_first);
     let (target, output, packing, sparse) = match destination {
-        Some(d) => (Some(d.target), Some(d.output), d.packing, d.sparse),
+        Some(d) => (Some(d.target), d.output, d.packing, d.sparse),
         None => (None, None, None, SEGMENT.min(4096)),
     };
     let sparse = packing.as_ref().map_or(sparse, |p| p.unit() as u64);

@@ -33,7 +33,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let format_options = Options::new(driver(target_format).options(), &arguments.options)?
         .compressed(arguments.compress);
     let options = ConvertOptions {
-        sparse: sparse(arguments)?,
+        sparse: sparse(arguments.sparse.as_deref())?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),
         verify: arguments.verify,
         reproducible: reproducible(arguments)?,
@@ -143,8 +143,9 @@ fn target_format(arguments: &args::Convert, to_stdout: bool) -> Result<Format, F
     })
 }
 
-fn sparse(arguments: &args::Convert) -> Result<Option<u64>, Failure> {
-    let Some(text) = &arguments.sparse else {
+/// The value of `-S`.
+pub fn sparse(text: Option<&str>) -> Result<Option<u64>, Failure> {
+    let Some(text) = text else {
         return Ok(None);
     };
     match parse_size(text) {

@@ -7,6 +7,7 @@ mod digest;
 mod generate;
 mod info;
 mod map;
+mod measure;
 mod picture;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub fn run(verb: &Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Convert(arguments) => convert::run(arguments),
         Verb::Info(arguments) => info::run(arguments),
+        Verb::Measure(arguments) => measure::run(arguments),
         Verb::Map(arguments) => map::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Compare(arguments) => compare::run(arguments),

@@ -25,6 +25,11 @@ impl Packer for ClusterPacker {
         self.cluster_size
     }
 
+    /// A cluster that does not shrink is stored as it is.
+    fn most(&self) -> (usize, Form) {
+        (self.cluster_size as usize, Form::Plain)
+    }
+
     /// A zlib stream of a VMDK is deflate, too, but it may reach back further than [`WINDOW_BITS`].
     fn takes(&self, codec: Codec) -> bool {
         codec == self.codec

@@ -266,6 +266,13 @@ impl Packer for GrainPacker {
         GRAIN as u32
     }
 
+    /// Deflate adds 5 bytes to every 5000 or more that it cannot make smaller, zlib 6 to all.
+    fn most(&self) -> (usize, Form) {
+        let stream = GRAIN + (GRAIN / 5000 + 1) * 5 + 6;
+        let len = (GRAIN_MARKER + stream).next_multiple_of(SECTOR);
+        (len as usize, Form::Packed)
+    }
+
     fn takes(&self, codec: Codec) -> bool {
         matches!(codec, Codec::Zlib | Codec::Deflate)
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`file`](mod@file) | a file without a name until it is complete; direct I/O where the file system takes it |
 //! | [`set`] | several files that belong together |
+//! | [`nowhere`] | nothing: for measuring |
 //! | [`device`] | a block device, checked for size before the first byte |
 //! | [`stream`] | standard output, for targets that are written in ascending order |
 //! | `direct` | the choice between direct and buffered writes, write by write |
@@ -11,6 +12,7 @@
 pub mod device;
 mod direct;
 pub mod file;
+pub mod nowhere;
 pub mod set;
 pub mod stream;
 
@@ -21,6 +23,7 @@ use formats::{Result, StorageRef, WritableStorage};
 
 pub use device::DeviceOutput;
 pub use file::FileOutput;
+pub use nowhere::Nowhere;
 pub use set::FileSet;
 pub use stream::StreamOutput;
 

@@ -1,0 +1,68 @@
+//! `measure`: how large the file of a conversion would be.
+
+use std::process::ExitCode;
+
+use formats::{Options, driver};
+use serde::Serialize;
+use transfer::{Progress, Setting};
+
+use super::convert::sparse;
+use crate::args;
+use crate::failure::Failure;
+use crate::{open, render, report, watch};
+
+#[derive(Serialize)]
+struct Answer {
+    source: String,
+    format: String,
+    virtual_size: u64,
+    /// Bytes of the target, with all its files.
+    file_size: u64,
+    /// Whether it will be exactly that; otherwise it will not be more.
+    exact: bool,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &args::Measure) -> Result<ExitCode, Failure> {
+    let format = formats::format_by_name(&arguments.target_format)?;
+    let options =
+        Options::new(driver(format).options(), &arguments.options)?.compressed(arguments.compress);
+    let context = open::context(&arguments.references, false)?;
+    let image = open::image(
+        &arguments.source,
+        arguments.source_format.as_deref(),
+        &context,
+    )?;
+    let cancel = open::cancel_on_signals()?;
+    let progress = Progress::default();
+    let setting = Setting {
+        threads: open::threads(arguments.jobs)?,
+        cancel: &cancel,
+        progress: &progress,
+        salvage: None,
+    };
+    let sparse = sparse(arguments.sparse.as_deref())?;
+    let measured = watch::watched(&arguments.output, &progress, || {
+        transfer::measure(&image, format, &options, sparse, &setting)
+    })?;
+    let answer = Answer {
+        source: arguments.source.display().to_string(),
+        format: format.to_string(),
+        virtual_size: image.source.size(),
+        file_size: measured.file_size,
+        exact: measured.exact,
+    };
+    if arguments.output.json {
+        report::json(&answer)?;
+    } else {
+        let most = if answer.exact { "" } else { "at most " };
+        report::text(&format!(
+            "{} as {}: {most}{} bytes ({})\n",
+            answer.source,
+            answer.format,
+            answer.file_size,
+            render::size(answer.file_size)
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
