@@ -250,6 +250,9 @@ pub struct Reading {
     /// Read on with zeros where the image is damaged, and list every hole
     #[arg(long)]
     pub salvage: bool,
+    /// Refuse a disk larger than this: a small hostile image can claim to be huge
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<String>,
     #[command(flatten)]
     pub references: References,
 }

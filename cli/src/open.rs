@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use formats::options::parse_size;
 use formats::{Error, Format, Image, OpenContext, ReferencePolicy};
 
 use crate::args::References;
@@ -40,6 +41,28 @@ pub fn image(
         }
     }
     Ok(image)
+}
+
+/// Refuses a disk that is larger than the user allows.
+pub fn check_size(image: &Image, most: Option<&str>) -> Result<(), Failure> {
+    let Some(text) = most else {
+        return Ok(());
+    };
+    let most = parse_size(text).ok_or_else(|| {
+        Error::usage("--max-size", "not a possible size")
+            .found(format!("{text:?}"))
+            .expected("a size like 2T")
+    })?;
+    let size = image.source.size();
+    if size <= most {
+        return Ok(());
+    }
+    let path = image.tip().map(|tip| tip.path.clone()).unwrap_or_default();
+    Err(Error::limit("disk", "is larger than --max-size allows")
+        .found(format!("{size} bytes"))
+        .expected(format!("at most {most}"))
+        .in_file(&path)
+        .into())
 }
 
 /// The number of workers.

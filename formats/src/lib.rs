@@ -72,5 +72,6 @@ pub use source::{BlockSource, Mapping, Run, run_at};
 pub use stack::{Concat, Stack, Window};
 pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
 pub use target::{
-    BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Summary, TableWrite,
+    BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Preallocation, Summary,
+    TableWrite,
 };

@@ -43,6 +43,11 @@ pub trait BlockTarget: Send {
         Vec::new()
     }
 
+    /// What is allocated that nothing is stored in.
+    fn preallocation(&self) -> Preallocation {
+        Preallocation::Off
+    }
+
     /// What is done to blocks before they have a place; `None`: they are stored as they are, by [`BlockTarget::place`].
     fn packer(&self) -> Option<Arc<dyn Packer>> {
         None
@@ -98,6 +103,19 @@ pub enum Form {
     Packed,
     /// The block as it is: packing would not have made it smaller.
     Plain,
+}
+
+/// What of a target is allocated although nothing is stored there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing.
+    Off,
+    /// Every block has its place in the tables.
+    Metadata,
+    /// The file system keeps the room free, too.
+    Reserved,
+    /// Zeros are stored like everything else.
+    Full,
 }
 
 /// Packs blocks before they have a place.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use formats::{
-    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, ReferencePolicy, StorageRef,
-    Window, driver, reader::read_guest,
+    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, Preallocation,
+    ReferencePolicy, StorageRef, Window, driver, reader::read_guest,
 };
 
 use crate::digest::Algorithm;
@@ -298,7 +298,11 @@ impl Job<'_> {
         };
         let (size, target_size) = (self.image.source.size(), target.size());
         let notes = target.notes();
-        let sparse = self.scan_unit(target.block_size());
+        let preallocation = target.preallocation();
+        let sparse = match preallocation {
+            Preallocation::Full => 0,
+            _ => self.scan_unit(target.block_size()),
+        };
         let packer = target.packer();
         let how = match (measuring, self.options.recompress) {
             (true, _) => How::Measuring,
@@ -326,6 +330,9 @@ impl Job<'_> {
             if let (Some(head), None) = (head, known) {
                 output.write_at(&head, 0)?;
             }
+        }
+        if preallocation == Preallocation::Reserved {
+            output.reserve()?;
         }
         output.sync()?;
         Ok(Done {

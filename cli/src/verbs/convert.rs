@@ -46,6 +46,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         arguments.source_format.as_deref(),
         &context,
     )?;
+    open::check_size(&image, arguments.reading.max_size.as_deref())?;
     let cancel = if to_stdout {
         open::end_on_signals()?
     } else {

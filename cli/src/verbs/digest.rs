@@ -26,6 +26,7 @@ pub fn run(arguments: &args::Digest) -> Result<ExitCode, Failure> {
         arguments.source_format.as_deref(),
         &context,
     )?;
+    open::check_size(&image, arguments.reading.max_size.as_deref())?;
     let cancel = open::cancel_on_signals()?;
     let progress = Progress::default();
     let salvage = Salvage::default();

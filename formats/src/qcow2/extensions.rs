@@ -11,8 +11,6 @@ const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 const DATA_FILE: u32 = 0x4441_5441;
 
-/// Bytes of the type and the length in front of each extension's data.
-const HEAD: usize = 8;
 
 /// What the extensions say; those of types that are not known are skipped, as the specification wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,15 +97,22 @@ impl Extensions {
     }
 }
 
-/// The extensions of a new image: the feature name table, and the end.
-pub fn for_new_image() -> Vec<u8> {
-    let names = FeatureNames::known_to_bytes();
-    let mut bytes = Vec::with_capacity(names.len() + 2 * HEAD);
-    bytes.extend(FEATURE_NAMES.to_be_bytes());
-    bytes.extend((names.len() as u32).to_be_bytes());
-    bytes.extend(names);
-    bytes.extend([0; HEAD]);
+/// The extensions of a new image: the name of its data file, the feature name table, and the end.
+pub fn for_new_image(data_file: Option<&str>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(name) = data_file {
+        append(&mut bytes, DATA_FILE, name.as_bytes());
+    }
+    append(&mut bytes, FEATURE_NAMES, &FeatureNames::known_to_bytes());
+    append(&mut bytes, END, &[]);
     bytes
+}
+
+fn append(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend((data.len() as u32).to_be_bytes());
+    bytes.extend(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
 }
 
 fn head(rest: &[u8]) -> Option<(u32, u32, &[u8])> {
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_new_image_names_its_features() {
-        let found = Extensions::parse(&for_new_image(), 112).unwrap();
+        let found = Extensions::parse(&for_new_image(None), 112).unwrap();
         let names = found.feature_names.unwrap();
         assert_eq!(
             names.name(FeatureKind::Incompatible, 4),

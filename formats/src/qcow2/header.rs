@@ -20,7 +20,7 @@ pub const FULL_LENGTH: usize = 112;
 /// `log2` of the cluster sizes that are read: 512 bytes to 2 MiB, as in QEMU.
 pub const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Extended L2 entries need subclusters of at least a sector (qcow2 spec, "Extended L2 Entries").
-const EXTENDED_L2_CLUSTER_BITS: u32 = 14;
+pub const EXTENDED_L2_CLUSTER_BITS: u32 = 14;
 /// Most bytes that a backing file name has (qcow2 spec, "Header").
 const BACKING_NAME_MAX: u32 = 1023;
 /// Most bytes that an L1 table has: a limit of QEMU, and with it of everybody.

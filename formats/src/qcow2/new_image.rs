@@ -1,10 +1,11 @@
 //! What a new image is to be: its options.
 
-use super::features::{COMPRESSION_TYPE, LAZY_REFCOUNTS};
-use super::header::CLUSTER_BITS;
+use super::features::{COMPRESSION_TYPE, EXTENDED_L2, EXTERNAL_DATA, LAZY_REFCOUNTS, RAW_EXTERNAL};
+use super::header::{CLUSTER_BITS, EXTENDED_L2_CLUSTER_BITS};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options, bad_value};
+use crate::target::Preallocation;
 
 /// The options of a new image.
 pub const OPTIONS: &[OptionSpec] = &[
@@ -44,6 +45,30 @@ pub const OPTIONS: &[OptionSpec] = &[
         default: "off",
         help: "lets QEMU bring refcounts up to date late",
     },
+    OptionSpec {
+        key: "extended_l2",
+        values: "on|off",
+        default: "off",
+        help: "allocates parts of clusters, a 32nd each: large clusters without their waste (QEMU 5.2 or later)",
+    },
+    OptionSpec {
+        key: "preallocation",
+        values: "off|metadata|falloc|full",
+        default: "off",
+        help: "gives every cluster its place; falloc reserves the room, full writes the zeros",
+    },
+    OptionSpec {
+        key: "data_file",
+        values: "NAME",
+        default: "none",
+        help: "keeps the clusters in this new file beside the image",
+    },
+    OptionSpec {
+        key: "data_file_raw",
+        values: "on|off",
+        default: "off",
+        help: "the data file stays a raw image of the disk",
+    },
 ];
 
 /// What a new image is to be.
@@ -63,7 +88,17 @@ pub struct NewImage {
     pub compress: bool,
     /// Whether refcounts may be brought up to date late.
     pub lazy_refcounts: bool,
+    /// Whether parts of clusters are allocated.
+    pub extended_l2: bool,
+    /// What is allocated that nothing is stored in.
+    pub preallocation: Preallocation,
+    /// The file beside the image that holds the clusters.
+    pub data_file: Option<String>,
+    /// Whether that is a raw image of the disk.
+    pub data_file_raw: bool,
 }
+
+const SWITCH: [(&str, bool); 2] = [("off", false), ("on", true)];
 
 impl NewImage {
     /// From the options.
@@ -94,8 +129,21 @@ impl NewImage {
             codec,
             level: level(options, codec)?,
             compress,
-            lazy_refcounts: options.choice("lazy_refcounts", &[("off", false), ("on", true)])?,
+            lazy_refcounts: options.choice("lazy_refcounts", &SWITCH)?,
+            extended_l2: options.choice("extended_l2", &SWITCH)?,
+            preallocation: options.choice(
+                "preallocation",
+                &[
+                    ("off", Preallocation::Off),
+                    ("metadata", Preallocation::Metadata),
+                    ("falloc", Preallocation::Reserved),
+                    ("full", Preallocation::Full),
+                ],
+            )?,
+            data_file: options.get("data_file").map(str::to_owned),
+            data_file_raw: options.choice("data_file_raw", &SWITCH)?,
         };
+        image.check_combinations()?;
         if options.get("level").is_some() && !compress {
             return Err(Error::usage("-o level", "is for -c only"));
         }
@@ -104,6 +152,8 @@ impl NewImage {
                 ("compression_type=zstd", codec == Codec::Zstd),
                 ("refcount_bits", image.refcount_order != 4),
                 ("lazy_refcounts", image.lazy_refcounts),
+                ("extended_l2", image.extended_l2),
+                ("data_file", image.data_file.is_some()),
             ];
             if let Some((option, _)) = needs_3.iter().find(|(_, asked)| *asked) {
                 return Err(Error::usage(
@@ -115,6 +165,32 @@ impl NewImage {
         Ok(image)
     }
 
+    fn check_combinations(&self) -> Result<()> {
+        let usage = |option: &'static str, why: &'static str| Err(Error::usage(option, why));
+        if self.extended_l2 && self.cluster_bits < EXTENDED_L2_CLUSTER_BITS {
+            return usage("-o extended_l2", "needs clusters of at least 16k");
+        }
+        if self.compress && self.preallocation != Preallocation::Off {
+            return usage("-o preallocation", "is not possible with -c");
+        }
+        if self.compress && self.data_file.is_some() {
+            return usage("-o data_file", "is not possible with -c");
+        }
+        match &self.data_file {
+            None if self.data_file_raw => usage("-o data_file_raw", "needs a data_file"),
+            Some(name) if name.is_empty() || name.contains(['/', '\0']) => usage(
+                "-o data_file",
+                "wants a plain file name: the file stands beside the image",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of an L2 entry.
+    pub fn l2_entry_size(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
     /// Bytes of a cluster.
     pub fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
@@ -122,10 +198,20 @@ impl NewImage {
 
     /// The incompatible features of the header.
     pub fn incompatible(&self) -> u64 {
-        match self.codec {
-            Codec::Zstd => COMPRESSION_TYPE,
-            _ => 0,
-        }
+        let bits = [
+            (self.codec == Codec::Zstd, COMPRESSION_TYPE),
+            (self.extended_l2, EXTENDED_L2),
+            (self.data_file.is_some(), EXTERNAL_DATA),
+        ];
+        bits.iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, bit)| bit)
+            .sum()
+    }
+
+    /// The autoclear features of the header.
+    pub fn autoclear(&self) -> u64 {
+        if self.data_file_raw { RAW_EXTERNAL } else { 0 }
     }
 
     /// The compatible features of the header.

@@ -1,13 +1,14 @@
 //! Lays out a new image: header, L1 table, then L2 tables and data clusters as they come, the refcounts at the end.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::extensions;
 use super::header::{FULL_LENGTH, Header, L1_MAX_BYTES, REFCOUNT_TABLE_MAX_BYTES};
 use super::l1::COPIED;
-use super::l2;
+use super::l2::{self, SUBCLUSTERS};
 use super::new_image::NewImage;
 use super::packed_space::PackedSpace;
 use super::packer::ClusterPacker;
@@ -15,7 +16,9 @@ use super::refcount::RefcountLayout;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::WritableStorage;
-use crate::target::{BlockTarget, Form, Identity, Packer, Placement, Summary, TableWrite};
+use crate::target::{
+    BlockTarget, Form, Identity, PART, Packer, Placement, Preallocation, Summary, TableWrite,
+};
 
 /// QEMU drops a partial sector at the end of a disk, so that a new image never has one.
 const SECTOR: u64 = 512;
@@ -48,6 +51,21 @@ struct OpenL2 {
     /// File offset of the table.
     offset: u64,
     entries: Vec<u64>,
+    /// Which subclusters of each are allocated, in images that have them.
+    allocated: Option<Vec<u32>>,
+}
+
+impl OpenL2 {
+    fn to_bytes(&self) -> Vec<u8> {
+        match &self.allocated {
+            None => entries_to_bytes(&self.entries),
+            Some(allocated) => {
+                let words = self.entries.iter().zip(allocated);
+                let words = words.flat_map(|(entry, bits)| [*entry, u64::from(*bits)]);
+                entries_to_bytes(&words.collect::<Vec<_>>())
+            }
+        }
+    }
 }
 
 impl QcowTarget {
@@ -83,7 +101,7 @@ impl QcowTarget {
     }
 
     fn l2_entries(&self) -> u64 {
-        self.cluster_size() / ENTRY
+        self.cluster_size() / self.image.l2_entry_size()
     }
 
     /// Takes the next free cluster of the file; its offset.
@@ -101,7 +119,7 @@ impl QcowTarget {
         if let Some(l2) = self.l2.take() {
             self.ready.push(TableWrite {
                 offset: l2.offset,
-                bytes: Cow::Owned(entries_to_bytes(&l2.entries)),
+                bytes: Cow::Owned(l2.to_bytes()),
             });
         }
     }
@@ -122,6 +140,10 @@ impl QcowTarget {
             index,
             offset,
             entries: vec![0; self.l2_entries() as usize],
+            allocated: self
+                .image
+                .extended_l2
+                .then(|| vec![0; self.l2_entries() as usize]),
         })
     }
 
@@ -138,7 +160,7 @@ impl QcowTarget {
             snapshots: 0,
             incompatible: self.image.incompatible(),
             compatible: self.image.compatible(),
-            autoclear: 0,
+            autoclear: self.image.autoclear(),
             refcount_order: self.image.refcount_order,
             header_length: FULL_LENGTH as u32,
             codec: self.image.codec,
@@ -163,7 +185,19 @@ impl BlockTarget for QcowTarget {
     }
 
     fn block_size(&self) -> u64 {
-        self.cluster_size()
+        if self.image.extended_l2 {
+            self.cluster_size() / u64::from(SUBCLUSTERS)
+        } else {
+            self.cluster_size()
+        }
+    }
+
+    fn further_parts(&self) -> Vec<OsString> {
+        self.image.data_file.iter().map(OsString::from).collect()
+    }
+
+    fn preallocation(&self) -> Preallocation {
+        self.image.preallocation
     }
 
     fn is_sequential(&self) -> bool {
@@ -180,7 +214,8 @@ impl BlockTarget for QcowTarget {
         }
         let cluster_size = self.cluster_size();
         let index = guest_offset >> self.cluster_bits;
-        let mut l2 = self.open_l2(index / self.l2_entries())?;
+        let per_table = self.l2_entries();
+        let mut l2 = self.open_l2(index / per_table)?;
         let last = (end - 1) >> self.cluster_bits;
         let first_entry = (index % self.l2_entries()) as usize;
         let wanted = (last - index + 1) as usize;
@@ -190,11 +225,18 @@ impl BlockTarget for QcowTarget {
         for entry in l2.entries.iter_mut().skip(first_entry).take(wanted) {
             let expected = first_host + hosts * cluster_size;
             if *entry == 0 {
-                let free = self.next << self.cluster_bits;
+                let free = match self.image.data_file {
+                    // In a data file each cluster stands where it stands on the disk.
+                    Some(_) => (index + hosts) << self.cluster_bits,
+                    None => self.next << self.cluster_bits,
+                };
                 if hosts > 0 && free != expected {
                     break;
                 }
-                *entry = self.allocate() | COPIED;
+                if self.image.data_file.is_none() {
+                    self.allocate();
+                }
+                *entry = free | COPIED;
             }
             let host = *entry & !COPIED;
             if hosts == 0 {
@@ -204,11 +246,26 @@ impl BlockTarget for QcowTarget {
             }
             hosts += 1;
         }
-        self.l2 = Some(l2);
         let within = guest_offset % cluster_size;
+        let len = len.min(hosts * cluster_size - within);
+        if let Some(allocated) = &mut l2.allocated {
+            let sub_size = cluster_size / u64::from(SUBCLUSTERS);
+            let (first, last) = (guest_offset / sub_size, (guest_offset + len - 1) / sub_size);
+            for sub in first..=last {
+                let cluster = sub / u64::from(SUBCLUSTERS) % per_table;
+                if let Some(bits) = allocated.get_mut(cluster as usize) {
+                    *bits |= 1 << (sub % u64::from(SUBCLUSTERS));
+                }
+            }
+        }
+        self.l2 = Some(l2);
+        let part = match self.image.data_file {
+            Some(_) => PART,
+            None => 0,
+        };
         Ok(Placement {
-            offset: first_host + within,
-            len: len.min(hosts * cluster_size - within),
+            offset: part + first_host + within,
+            len,
         })
     }
 
@@ -241,8 +298,15 @@ impl BlockTarget for QcowTarget {
         Ok(offset)
     }
 
-    /// Nothing is below a new image: what is not allocated reads as zeros.
-    fn zero(&mut self, _guest_offset: u64, _len: u64) -> Result<Option<Range<u64>>> {
+    /// Nothing is below a new image: what is not allocated reads as zeros, and so does what is and was not written.
+    fn zero(&mut self, guest_offset: u64, len: u64) -> Result<Option<Range<u64>>> {
+        if self.image.preallocation == Preallocation::Off {
+            return Ok(None);
+        }
+        let (mut at, end) = (guest_offset, guest_offset.saturating_add(len));
+        while at < end {
+            at += self.place(at, end - at)?.len;
+        }
         Ok(None)
     }
 
@@ -265,10 +329,13 @@ impl BlockTarget for QcowTarget {
         self.write_l1(out)?;
         let file_size = refcounts.total() << self.cluster_bits;
         out.set_len(file_size)?;
+        if self.image.data_file.is_some() {
+            out.set_len(PART + self.size)?;
+        }
         // Last: without it nobody takes the file for an image.
         let mut header = self.header(&refcounts).to_bytes();
         if self.image.version >= 3 {
-            header.extend(extensions::for_new_image());
+            header.extend(extensions::for_new_image(self.image.data_file.as_deref()));
         }
         out.write_at(&header, 0)?;
         Ok(Summary { file_size })
@@ -278,7 +345,7 @@ impl BlockTarget for QcowTarget {
 /// L1 entries of a disk of `size` bytes, if its tables stay within the limits even when every cluster is used.
 fn check_limits(size: u64, image: &NewImage) -> Result<u64> {
     let cluster_size = image.cluster_size();
-    let l1_entries = size.div_ceil(cluster_size * (cluster_size / ENTRY));
+    let l1_entries = size.div_ceil(cluster_size * (cluster_size / image.l2_entry_size()));
     if l1_entries > L1_MAX_BYTES / ENTRY || size > FILE_MAX {
         return Err(too_large(size, cluster_size));
     }

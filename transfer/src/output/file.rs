@@ -236,6 +236,21 @@ impl Output for FileOutput {
         Ok(())
     }
 
+    fn reserve(&self) -> Result<()> {
+        let failed = |e: io::Error| self.error("reserve room", e);
+        let len = self.file.file().metadata().map_err(failed)?.len();
+        if len == 0 {
+            return Ok(());
+        }
+        rustix::fs::fallocate(
+            self.file.file(),
+            rustix::fs::FallocateFlags::empty(),
+            0,
+            len,
+        )
+        .map_err(|e| failed(e.into()))
+    }
+
     fn sync(&self) -> Result<()> {
         self.file
             .file()

@@ -46,6 +46,14 @@ pub trait Output: WritableStorage {
         false
     }
 
+    /// Keeps room for all of it that nothing was written to.
+    ///
+    /// # Errors
+    /// `Io` when there is not enough.
+    fn reserve(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Waits until everything is on stable storage.
     ///
     /// # Errors

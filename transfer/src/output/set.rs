@@ -142,6 +142,12 @@ impl Output for FileSet {
         Ok(())
     }
 
+    fn reserve(&self) -> Result<()> {
+        self.parts
+            .iter()
+            .try_for_each(|(_, output)| output.reserve())
+    }
+
     fn sync(&self) -> Result<()> {
         self.parts.iter().try_for_each(|(_, output)| output.sync())
     }
