@@ -81,6 +81,12 @@ pub struct Convert {
     /// Compress: qcow2 clusters, or a VMDK as streamOptimized
     #[arg(short = 'c', long)]
     pub compress: bool,
+    /// Write an overlay: only what differs from this image, which DST will name. A relative name starts at DST's folder
+    #[arg(short = 'B', long, value_name = "IMAGE")]
+    pub backing: Option<String>,
+    /// Format of the image below; without it, what its content says
+    #[arg(short = 'F', long, value_name = "FMT", requires = "backing")]
+    pub backing_format: Option<String>,
     /// Zeros of at least this size are not stored; 0 stores everything
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::driver::Format;
 use crate::error::{Error, Result};
 
 /// One option of a format.
@@ -22,6 +23,16 @@ pub struct OptionSpec {
 pub struct Options {
     values: BTreeMap<&'static str, String>,
     compress: bool,
+    backing: Option<Backing>,
+}
+
+/// The image that a new one stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// Its name, as it will stand in the new image.
+    pub name: String,
+    /// Its format.
+    pub format: Format,
 }
 
 impl Options {
@@ -50,12 +61,38 @@ impl Options {
         Ok(Options {
             values: map,
             compress: false,
+            backing: None,
         })
     }
 
     /// The same, with `-c`.
     pub fn compressed(self, compress: bool) -> Options {
         Options { compress, ..self }
+    }
+
+    /// The same, for an image that stands on another one (`-B`).
+    pub fn over(self, backing: Option<Backing>) -> Options {
+        Options { backing, ..self }
+    }
+
+    /// The image that the new one stands on.
+    pub fn backing(&self) -> Option<&Backing> {
+        self.backing.as_ref()
+    }
+
+    /// Fails when the image is to stand on another one, in a format that has no such thing, or not yet.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check_alone(&self, format: &str) -> Result<()> {
+        if self.backing.is_some() {
+            return Err(Error::usage(
+                "-B",
+                format!("{format} images cannot be written over another image"),
+            )
+            .hint("qcow2 can"));
+        }
+        Ok(())
     }
 
     /// Whether blocks are to be compressed (`-c`).

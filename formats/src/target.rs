@@ -43,6 +43,11 @@ pub trait BlockTarget: Send {
         Vec::new()
     }
 
+    /// Whether zeros can be told from what the image below holds without storing them.
+    fn says_zeros(&self) -> bool {
+        true
+    }
+
     /// What is allocated that nothing is stored in.
     fn preallocation(&self) -> Preallocation {
         Preallocation::Off

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use formats::{
-    BlockTarget, Error, Format, Identity, Image, OpenContext, Options, Preallocation,
-    ReferencePolicy, StorageRef, Window, driver, reader::read_guest,
+    BlockSource, BlockTarget, Error, Format, Identity, Image, OpenContext, Options, Preallocation,
+    ReferencePolicy, Stack, StorageRef, Window, driver, reader::read_guest,
 };
 
 use crate::digest::Algorithm;
 use crate::error::Result;
 use crate::output::file::already_there;
 use crate::output::{DeviceOutput, FileOutput, FileSet, Nowhere, Output, StreamOutput};
+use crate::overlay::Below;
 use crate::packing::{How, Packing};
 use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
@@ -42,7 +43,7 @@ pub enum Place<'a> {
 }
 
 /// How an image is converted.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct ConvertOptions {
     /// Unit in bytes in which zeros are looked for; 0 stores everything; `None` is [`DEFAULT_SPARSE`].
     pub sparse: Option<u64>,
@@ -56,6 +57,8 @@ pub struct ConvertOptions {
     pub reflink: bool,
     /// Whether blocks that the source holds compressed are compressed again, also where the target could take them.
     pub recompress: bool,
+    /// The disk of the image that the target stands on: only what differs from it is stored.
+    pub below: Option<Arc<dyn BlockSource>>,
 }
 
 /// What was done.
@@ -304,6 +307,14 @@ impl Job<'_> {
             _ => self.scan_unit(target.block_size()),
         };
         let packer = target.packer();
+        let says_zeros = target.says_zeros();
+        let below = self.options.below.as_ref();
+        let below = below.map(|below| Window::new(below.clone(), size));
+        let sparse = match below {
+            // Whole blocks: what an allocated block does not hold is not looked for below it.
+            Some(_) => target.block_size(),
+            None => sparse,
+        };
         let how = match (measuring, self.options.recompress) {
             (true, _) => How::Measuring,
             (_, true) => How::Anew,
@@ -314,6 +325,7 @@ impl Job<'_> {
             output: (!measuring).then_some(output),
             sparse,
             packing: packer.map(|packer| Packing::new(packer, how)),
+            below: below.as_ref().map(|source| Below { source, says_zeros }),
         };
         let mut outcome = pass::run(
             self.image.source.as_ref(),
@@ -499,7 +511,11 @@ impl Job<'_> {
         };
         let layer = driver(self.format).open(storage, &context)?;
         let size = self.image.source.size();
-        let window = Window::new(layer.source.clone(), size);
+        let disk: Arc<dyn BlockSource> = match &self.options.below {
+            Some(below) => Arc::new(Stack::new(layer.source.clone(), vec![below.clone()])),
+            None => layer.source.clone(),
+        };
+        let window = Window::new(disk.clone(), size);
         let wanted = Wanted {
             fingerprint: true,
             ..Wanted::default()
@@ -516,7 +532,7 @@ impl Job<'_> {
             equal &= target_size == done.converted.target_size && target_size >= size;
             let mut padding = vec![0; target_size.saturating_sub(size).min(2 << 20) as usize];
             if !padding.is_empty() {
-                read_guest(layer.source.as_ref(), size, &mut padding)?;
+                read_guest(disk.as_ref(), size, &mut padding)?;
             }
             equal &= crate::zero::is_zero(&padding);
         }
@@ -539,7 +555,7 @@ struct Done {
 /// # Errors
 /// Those of the source; `Interrupted`.
 pub fn digest(
-    source: &Arc<dyn formats::BlockSource>,
+    source: &Arc<dyn BlockSource>,
     algorithms: &[Algorithm],
     setting: &Setting<'_>,
 ) -> Result<Vec<(Algorithm, String)>> {

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | [`convert`](mod@convert) | one conversion from end to end: space, copy, tables, verify, put in place |
 //! | [`pass`], [`store`] | one pass over a disk; from placements to writes |
-//! | [`packing`] | blocks that are deflated before they have a place |
+//! | [`packing`], [`overlay`] | blocks that are deflated before they have a place; only what differs from the image below |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`], [`check`](mod@check) | two disks side by side; how much is data; what is damaged |
@@ -37,6 +37,7 @@ pub mod count;
 pub mod digest;
 mod error;
 pub mod output;
+pub mod overlay;
 pub mod packing;
 pub mod pass;
 pub mod pipeline;

@@ -15,6 +15,7 @@ use crate::digest::{
 };
 use crate::error::{Error, Result};
 use crate::output::Output;
+use crate::overlay::{Below, OverlayWorker};
 use crate::packing::{PackedBlock, PackedBlocks, Packing};
 use crate::pipeline::{self, Stage};
 use crate::progress::Progress;
@@ -65,6 +66,8 @@ pub struct Destination<'a> {
     pub sparse: u64,
     /// How blocks are packed, if the target stores them packed. Zeros are looked for in its unit then.
     pub packing: Option<Packing>,
+    /// The image below, if only what differs from it is stored. `sparse` is the unit then, and no unit is stored in part.
+    pub below: Option<Below<'a>>,
 }
 
 /// What came out of a pass.
@@ -107,14 +110,17 @@ pub fn run(
         when_spent
     };
     let budget = Budget::new(wanted.affordable_digest, at_first);
-    let (target, output, packing, sparse) = match destination {
-        Some(d) => (Some(d.target), d.output, d.packing, d.sparse),
-        None => (None, None, None, SEGMENT.min(4096)),
+    let (target, output, packing, below, sparse) = match destination {
+        Some(d) => (Some(d.target), d.output, d.packing, d.below, d.sparse),
+        None => (None, None, None, None, SEGMENT.min(4096)),
     };
+    let mut sources = vec![source];
+    sources.extend(below.as_ref().map(|below| below.source));
     let sparse = packing.as_ref().map_or(sparse, |p| p.unit() as u64);
     let pass = Pass {
         output,
         packing,
+        below,
         sparse,
         hashes_zeros,
         budget: &budget,
@@ -135,7 +141,7 @@ pub fn run(
             zero_bytes: 0,
         }),
     };
-    let segments = Segments::new(vec![source], size, budget.longest_zeros(), setting.salvage);
+    let segments = Segments::new(sources, size, budget.longest_zeros(), setting.salvage);
     pipeline::run(&pass, &segments, setting.threads, setting.cancel)?;
     let ordered = pass.ordered.into_inner().unwrap_or_else(|e| e.into_inner());
     Ok(Outcome {
@@ -155,6 +161,7 @@ pub fn run(
 struct Pass<'a> {
     output: Option<&'a dyn Output>,
     packing: Option<Packing>,
+    below: Option<Below<'a>>,
     sparse: u64,
     /// Whether every zero has to be hashed, however many there are.
     hashes_zeros: bool,
@@ -185,6 +192,7 @@ struct Worker {
     data: Vec<Range<usize>>,
     hashes: Vec<SegmentHash>,
     packed: PackedBlocks,
+    overlay: OverlayWorker,
     placed: Vec<Placed>,
     tables: Vec<TableWrite>,
     zeroed: Vec<Range<u64>>,
@@ -203,6 +211,7 @@ impl Stage for Pass<'_> {
             data: Vec::new(),
             hashes: Vec::new(),
             packed: PackedBlocks::default(),
+            overlay: OverlayWorker::default(),
             placed: Vec::new(),
             tables: Vec::new(),
             zeroed: Vec::new(),
@@ -226,6 +235,7 @@ impl Stage for Pass<'_> {
         worker.data.clear();
         worker.hashes.clear();
         worker.packed.clear();
+        worker.overlay.zeros.clear();
         if segment.is_zero() {
             if self.hashes_zeros || !self.budget.is_spent() {
                 zero_hashes(segment.offset, segment.len, &mut worker.hashes);
@@ -234,13 +244,30 @@ impl Stage for Pass<'_> {
         }
         let mut hasher = self.hashes.then(|| SegmentHasher::new(segment.offset));
         let mut done = 0;
-        for run in segment.runs.iter().flatten() {
+        let runs = segment.runs.first().map_or(&[][..], Vec::as_slice);
+        if runs.is_empty() {
+            // Zeros here, but not in the image below.
+            done = segment.len as usize;
+            worker.buffer[..done].fill(0);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&worker.buffer[..done]);
+            }
+        }
+        for run in runs {
             let len = run.len as usize;
             self.read_run(worker, segment, run, done, hasher.as_mut())?;
             done += len;
         }
         let content = &worker.buffer[..done];
-        data_ranges(content, self.sparse as usize, 0, &mut worker.data);
+        let unit = self.sparse as usize;
+        match &self.below {
+            None => data_ranges(content, unit, 0, &mut worker.data),
+            Some(below) => {
+                let runs = segment.runs.get(1).map_or(&[][..], Vec::as_slice);
+                let data = &mut worker.data;
+                worker.overlay.compare(below, runs, content, unit, data)?;
+            }
+        }
         if let Some(hasher) = hasher {
             worker.hashes.push(hasher.finish());
         }
@@ -273,7 +300,7 @@ impl Stage for Pass<'_> {
         // With -S 0 zeros count as data here; for the fingerprint they are zeros all the same.
         if let (Some(fingerprint), Some(content), [hash]) =
             (&mut ordered.fingerprint, content, &worker.hashes[..])
-            && (self.sparse > 0 && data > 0 || self.sparse == 0 && !is_zero(content))
+            && (self.counts_data() && data > 0 || !self.counts_data() && !is_zero(content))
         {
             fingerprint.push(segment.offset, hash);
         }
@@ -297,6 +324,11 @@ impl Stage for Pass<'_> {
 }
 
 impl Pass<'_> {
+    /// Whether the data of a segment is all of it that is not zero.
+    fn counts_data(&self) -> bool {
+        self.sparse > 0 && self.below.is_none()
+    }
+
     /// Reads one run to its place in the buffer, step by step, hashing what was just read.
     fn read_run(
         &self,
@@ -354,7 +386,10 @@ impl Pass<'_> {
         worker.zeroed.clear();
         worker.tables.clear();
         if self.packing.is_some() {
-            return place_packed(target, worker, segment, self.sparse);
+            return place_packed(target, worker, segment, self.sparse, self.below.is_none());
+        }
+        if self.below.is_some() {
+            return place_over(target, worker, segment);
         }
         let all = 0..segment.len as usize;
         // Long zeros that must be written are placed like data, but come from elsewhere than the buffer.
@@ -445,11 +480,18 @@ fn place_packed(
     worker: &mut Worker,
     segment: &Segment,
     unit: u64,
+    rest_is_zero: bool,
 ) -> Result<()> {
+    if !rest_is_zero {
+        for range in &worker.overlay.zeros {
+            let len = (range.end - range.start) as u64;
+            target.zero(segment.offset + range.start as u64, len)?;
+        }
+    }
     let mut done = 0;
     for PackedBlock { at, range, form } in &worker.packed.blocks {
         let at = *at as u64;
-        if at > done {
+        if at > done && rest_is_zero {
             target.zero(segment.offset + done, at - done)?;
         }
         let len = (range.end - range.start) as u64;
@@ -461,8 +503,34 @@ fn place_packed(
         done = (at + unit).min(segment.len);
         worker.tables.extend(target.take_tables());
     }
-    if done < segment.len {
+    if done < segment.len && rest_is_zero {
         target.zero(segment.offset + done, segment.len - done)?;
+    }
+    worker.tables.extend(target.take_tables());
+    Ok(())
+}
+
+/// Places what differs from the image below.
+fn place_over(target: &mut dyn BlockTarget, worker: &mut Worker, segment: &Segment) -> Result<()> {
+    let data = worker.data.iter().map(|range| (range, true));
+    let zeros = worker.overlay.zeros.iter().map(|range| (range, false));
+    let mut all: Vec<_> = data.chain(zeros).collect();
+    all.sort_by_key(|(range, _)| range.start);
+    for (range, is_data) in all {
+        let (mut at, end) = (range.start as u64, range.end as u64);
+        if !is_data {
+            target.zero(segment.offset + at, end - at)?;
+            continue;
+        }
+        while at < end {
+            let placement = target.place(segment.offset + at, end - at)?;
+            worker.placed.push(Placed {
+                placement,
+                at: at as usize,
+            });
+            at += placement.len.clamp(1, end - at);
+            worker.tables.extend(target.take_tables());
+        }
     }
     worker.tables.extend(target.take_tables());
     Ok(())

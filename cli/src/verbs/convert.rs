@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use formats::{DRIVERS, Error, Format, Image, Options, driver, options::parse_size};
+use formats::options::{Backing, parse_size};
+use formats::{DRIVERS, Error, Format, Image, OpenContext, Options, driver};
 use serde::Serialize;
 use transfer::output::file::{folder_of, free_space};
+use transfer::same_storage;
 use transfer::{ConvertOptions, Converted, Losses, Place, Progress, Salvage, Setting};
 
 use crate::args;
@@ -32,6 +34,9 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let target_format = target_format(arguments, to_stdout)?;
     let format_options = Options::new(driver(target_format).options(), &arguments.options)?
         .compressed(arguments.compress);
+    let context = open::context(&arguments.reading.references, arguments.reading.salvage)?;
+    let below = below(arguments, &context)?;
+    let format_options = format_options.over(below.as_ref().map(|(backing, _)| backing.clone()));
     let options = ConvertOptions {
         sparse: sparse(arguments.sparse.as_deref())?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),
@@ -39,8 +44,8 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         reproducible: reproducible(arguments)?,
         reflink: !arguments.no_reflink,
         recompress: arguments.recompress,
+        below: below.map(|(_, image)| image.source),
     };
-    let context = open::context(&arguments.reading.references, arguments.reading.salvage)?;
     let image = open::image(
         &arguments.source,
         arguments.source_format.as_deref(),
@@ -92,6 +97,33 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         report::text(&result.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The image that the target is to stand on: how it is named, and itself.
+fn below(
+    arguments: &args::Convert,
+    context: &OpenContext,
+) -> Result<Option<(Backing, Image)>, Failure> {
+    let Some(name) = &arguments.backing else {
+        return Ok(None);
+    };
+    // As the target will find it.
+    let path = folder_of(&arguments.target).join(name);
+    let image = open::image(&path, arguments.backing_format.as_deref(), context)?;
+    let mut storages = image.storages.iter();
+    if storages.any(|storage| same_storage::overlap(&arguments.target, storage.path())) {
+        return Err(
+            Error::refused("target", "is the image that it is to stand on")
+                .in_file(&arguments.target)
+                .into(),
+        );
+    }
+    let format = image.tip().map_or(Format::Raw, |tip| tip.info.format);
+    let backing = Backing {
+        name: name.clone(),
+        format,
+    };
+    Ok(Some((backing, image)))
 }
 
 /// How large a sparse target becomes is known only at the end. What the source occupies is a good guess.

@@ -11,7 +11,6 @@ const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 const DATA_FILE: u32 = 0x4441_5441;
 
-
 /// What the extensions say; those of types that are not known are skipped, as the specification wants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions {
@@ -97,13 +96,25 @@ impl Extensions {
     }
 }
 
-/// The extensions of a new image: the name of its data file, the feature name table, and the end.
-pub fn for_new_image(data_file: Option<&str>) -> Vec<u8> {
+/// The extensions of a new image: the format of the image below, the name of its data file, the feature name table,
+/// and the end. At most `room` bytes: the names are left out where there is no place for them.
+pub fn for_new_image(
+    backing_format: Option<&str>,
+    data_file: Option<&str>,
+    room: usize,
+) -> Vec<u8> {
     let mut bytes = Vec::new();
+    if let Some(format) = backing_format {
+        append(&mut bytes, BACKING_FORMAT, format.as_bytes());
+    }
     if let Some(name) = data_file {
         append(&mut bytes, DATA_FILE, name.as_bytes());
     }
-    append(&mut bytes, FEATURE_NAMES, &FeatureNames::known_to_bytes());
+    let names = FeatureNames::known_to_bytes();
+    // The head of the names, and of the end.
+    if bytes.len() + names.len() + 16 <= room {
+        append(&mut bytes, FEATURE_NAMES, &names);
+    }
     append(&mut bytes, END, &[]);
     bytes
 }
@@ -193,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_new_image_names_its_features() {
-        let found = Extensions::parse(&for_new_image(None), 112).unwrap();
+        let found = Extensions::parse(&for_new_image(None, None, 4096), 112).unwrap();
         let names = found.feature_names.unwrap();
         assert_eq!(
             names.name(FeatureKind::Incompatible, 4),

@@ -10,7 +10,7 @@ use crate::joined::PackedRange;
 /// Bit 62: the cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of a standard entry of version 3: the cluster reads as zeros.
-const ZERO: u64 = 1;
+pub const ZERO: u64 = 1;
 /// Subclusters of a cluster.
 pub const SUBCLUSTERS: u32 = 32;
 

@@ -4,7 +4,7 @@ use super::features::{COMPRESSION_TYPE, EXTENDED_L2, EXTERNAL_DATA, LAZY_REFCOUN
 use super::header::{CLUSTER_BITS, EXTENDED_L2_CLUSTER_BITS};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::options::{OptionSpec, Options, bad_value};
+use crate::options::{Backing, OptionSpec, Options, bad_value};
 use crate::target::Preallocation;
 
 /// The options of a new image.
@@ -96,6 +96,8 @@ pub struct NewImage {
     pub data_file: Option<String>,
     /// Whether that is a raw image of the disk.
     pub data_file_raw: bool,
+    /// The image that it stands on.
+    pub backing: Option<Backing>,
 }
 
 const SWITCH: [(&str, bool); 2] = [("off", false), ("on", true)];
@@ -142,6 +144,7 @@ impl NewImage {
             )?,
             data_file: options.get("data_file").map(str::to_owned),
             data_file_raw: options.choice("data_file_raw", &SWITCH)?,
+            backing: options.backing().cloned(),
         };
         image.check_combinations()?;
         if options.get("level").is_some() && !compress {
@@ -175,6 +178,12 @@ impl NewImage {
         }
         if self.compress && self.data_file.is_some() {
             return usage("-o data_file", "is not possible with -c");
+        }
+        if self.backing.is_some() && self.data_file_raw {
+            return usage("-B", "is not possible with data_file_raw");
+        }
+        if self.backing.is_some() && self.preallocation != Preallocation::Off {
+            return usage("-B", "is not possible with preallocation");
         }
         match &self.data_file {
             None if self.data_file_raw => usage("-o data_file_raw", "needs a data_file"),

@@ -13,6 +13,7 @@ use super::new_image::NewImage;
 use super::packed_space::PackedSpace;
 use super::packer::ClusterPacker;
 use super::refcount::RefcountLayout;
+use crate::driver::Format;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::storage::WritableStorage;
@@ -29,7 +30,7 @@ const FILE_MAX: u64 = 1 << 56;
 /// Bytes of the L1 table that are written at once, if any of them is not zero.
 const L1_CHUNK: usize = 8192;
 
-/// An image that is being written: without backing file.
+/// An image that is being written.
 pub struct QcowTarget {
     image: NewImage,
     size: u64,
@@ -51,8 +52,8 @@ struct OpenL2 {
     /// File offset of the table.
     offset: u64,
     entries: Vec<u64>,
-    /// Which subclusters of each are allocated, in images that have them.
-    allocated: Option<Vec<u32>>,
+    /// Which subclusters of each are allocated (lower half) or zeros, in images that have them.
+    allocated: Option<Vec<u64>>,
 }
 
 impl OpenL2 {
@@ -61,7 +62,7 @@ impl OpenL2 {
             None => entries_to_bytes(&self.entries),
             Some(allocated) => {
                 let words = self.entries.iter().zip(allocated);
-                let words = words.flat_map(|(entry, bits)| [*entry, u64::from(*bits)]);
+                let words = words.flat_map(|(entry, bits)| [*entry, *bits]);
                 entries_to_bytes(&words.collect::<Vec<_>>())
             }
         }
@@ -147,6 +148,31 @@ impl QcowTarget {
         })
     }
 
+    /// Says that all clusters of the `len` bytes at `guest_offset` are zeros, whatever stands below.
+    fn say_zero(&mut self, guest_offset: u64, len: u64) -> Result<()> {
+        let per_table = self.l2_entries();
+        let end = guest_offset
+            .saturating_add(len)
+            .div_ceil(self.cluster_size());
+        for cluster in guest_offset >> self.cluster_bits..end {
+            let mut l2 = self.open_l2(cluster / per_table)?;
+            let index = (cluster % per_table) as usize;
+            if l2.allocated.is_none()
+                && let Some(entry) = l2.entries.get_mut(index)
+            {
+                *entry = l2::ZERO;
+            }
+            if let Some(allocated) = &mut l2.allocated
+                && let Some(bits) = allocated.get_mut(index)
+            {
+                // The upper half of the second word: every subcluster is zeros.
+                *bits = u64::from(u32::MAX) << 32;
+            }
+            self.l2 = Some(l2);
+        }
+        Ok(())
+    }
+
     fn header(&self, refcounts: &RefcountLayout) -> Header {
         Header {
             version: self.image.version,
@@ -167,6 +193,41 @@ impl QcowTarget {
         }
     }
 
+    /// Header, extensions, and the name of the image below.
+    fn first_cluster(&self, refcounts: &RefcountLayout) -> Result<Vec<u8>> {
+        let mut header = self.header(refcounts);
+        let backing = self.image.backing.as_ref();
+        let format = backing.map(|backing| match backing.format {
+            Format::Vhd => "vpc",
+            other => other.name(),
+        });
+        let name = backing.map_or("", |backing| &backing.name);
+        let cluster_size = self.cluster_size() as usize;
+        let start = header.to_bytes().len();
+        // Version 2 has extensions, too.
+        let room = cluster_size.saturating_sub(start + name.len());
+        let data_file = self.image.data_file.as_deref();
+        let extensions = match (self.image.version, backing) {
+            (2, None) => Vec::new(),
+            (2, Some(_)) => extensions::for_new_image(format, None, 0),
+            _ => extensions::for_new_image(format, data_file, room),
+        };
+        let at = start + extensions.len();
+        if backing.is_some() {
+            if name.is_empty() || name.len() > 1023 || at + name.len() > cluster_size {
+                return Err(
+                    Error::limit("backing file name", "does not fit into the header")
+                        .found(format!("{} bytes", name.len())),
+                );
+            }
+            header.backing_name = Some((at as u64, name.len() as u32));
+        }
+        let mut bytes = header.to_bytes();
+        bytes.extend(extensions);
+        bytes.extend(name.as_bytes());
+        Ok(bytes)
+    }
+
     fn write_l1(&self, out: &dyn WritableStorage) -> Result<()> {
         let mut offset = self.cluster_size();
         for chunk in self.l1.chunks(L1_CHUNK) {
@@ -185,7 +246,8 @@ impl BlockTarget for QcowTarget {
     }
 
     fn block_size(&self) -> u64 {
-        if self.image.extended_l2 {
+        // Over another image no cluster is allocated in part.
+        if self.image.extended_l2 && self.image.backing.is_none() {
             self.cluster_size() / u64::from(SUBCLUSTERS)
         } else {
             self.cluster_size()
@@ -298,8 +360,16 @@ impl BlockTarget for QcowTarget {
         Ok(offset)
     }
 
-    /// Nothing is below a new image: what is not allocated reads as zeros, and so does what is and was not written.
+    fn says_zeros(&self) -> bool {
+        self.image.version >= 3
+    }
+
+    /// Where nothing is below, what is not allocated reads as zeros, and so does what is and was not written.
     fn zero(&mut self, guest_offset: u64, len: u64) -> Result<Option<Range<u64>>> {
+        if self.image.backing.is_some() {
+            self.say_zero(guest_offset, len)?;
+            return Ok(None);
+        }
         if self.image.preallocation == Preallocation::Off {
             return Ok(None);
         }
@@ -333,11 +403,7 @@ impl BlockTarget for QcowTarget {
             out.set_len(PART + self.size)?;
         }
         // Last: without it nobody takes the file for an image.
-        let mut header = self.header(&refcounts).to_bytes();
-        if self.image.version >= 3 {
-            header.extend(extensions::for_new_image(self.image.data_file.as_deref()));
-        }
-        out.write_at(&header, 0)?;
+        out.write_at(&self.first_cluster(&refcounts)?, 0)?;
         Ok(Summary { file_size })
     }
 }

@@ -50,6 +50,7 @@ impl Driver for RawDriver {
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("raw")?;
+        options.check_alone("raw")?;
         Ok(Box::new(RawTarget { size }))
     }
 }

@@ -118,6 +118,7 @@ impl Driver for VhdDriver {
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("vhd")?;
+        options.check_alone("vhd")?;
         let size = match size.checked_next_multiple_of(512) {
             Some(0) => {
                 return Err(

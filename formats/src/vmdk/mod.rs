@@ -92,6 +92,7 @@ impl Driver for VmdkDriver {
         options: &Options,
         file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
+        options.check_alone("vmdk")?;
         let image = NewImage::new(size, options, file_name)?;
         Ok(match image.subformat {
             Subformat::StreamOptimized => Box::new(StreamTarget::new(image)?),

@@ -1,0 +1,73 @@
+//! Writing a delta: only what differs from the image below.
+
+use std::ops::Range;
+
+use formats::{BlockSource, Run, RunReader};
+
+use crate::buffer::AlignedBuffer;
+use crate::error::Result;
+use crate::segments::SEGMENT;
+use crate::zero::is_zero;
+
+/// The image that a delta is written over.
+pub struct Below<'a> {
+    /// Its disk, as long as the source.
+    pub source: &'a dyn BlockSource,
+    /// Whether the target can say "zeros" over data of the image below; otherwise zeros are stored.
+    pub says_zeros: bool,
+}
+
+/// What a worker needs for it.
+#[derive(Default)]
+pub struct OverlayWorker {
+    reader: RunReader,
+    buffer: Option<AlignedBuffer>,
+    /// Parts of the segment that are zeros over data, in ascending order.
+    pub zeros: Vec<Range<usize>>,
+}
+
+impl OverlayWorker {
+    /// Finds the parts of `content` that differ from what `runs` of the image below hold, in units of `unit` bytes:
+    /// data is appended to `data`.
+    ///
+    /// # Errors
+    /// Those of the image below.
+    pub fn compare(
+        &mut self,
+        below: &Below<'_>,
+        runs: &[Run],
+        content: &[u8],
+        unit: usize,
+        data: &mut Vec<Range<usize>>,
+    ) -> Result<()> {
+        self.zeros.clear();
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => AlignedBuffer::new(SEGMENT as usize)
+                .map_err(|e| formats::Error::io("get memory", e))?,
+        };
+        let other = &mut buffer[..content.len()];
+        if runs.is_empty() {
+            other.fill(0);
+        }
+        let mut done = 0;
+        for run in runs {
+            let end = done + run.len as usize;
+            self.reader.read(run, &mut other[done..end])?;
+            done = end;
+        }
+        for (index, (ours, theirs)) in content.chunks(unit).zip(other.chunks(unit)).enumerate() {
+            if ours == theirs {
+                continue;
+            }
+            let range = index * unit..index * unit + ours.len();
+            if below.says_zeros && is_zero(ours) {
+                self.zeros.push(range);
+            } else {
+                data.push(range);
+            }
+        }
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+}
