@@ -137,6 +137,9 @@ pub struct Map {
     /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
+    /// Print the ranges that this dirty bitmap of a qcow2 image says were written
+    #[arg(long, value_name = "NAME", conflicts_with = "picture")]
+    pub bitmap: Option<String>,
     /// Draw the map into this SVG file as well
     #[arg(long, value_name = "FILE.svg")]
     pub picture: Option<PathBuf>,
@@ -269,6 +272,9 @@ pub struct References {
     /// Follow names inside the image also to plain files below this folder (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub allow_references: Vec<PathBuf>,
+    /// Read this internal snapshot of a qcow2 image (its name or id) instead of the present state
+    #[arg(long, value_name = "NAME|ID")]
+    pub snapshot: Option<String>,
 }
 
 /// What is printed meanwhile and at the end.

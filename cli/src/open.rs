@@ -19,6 +19,7 @@ pub fn context(references: &References, salvage: bool) -> Result<OpenContext, Fa
     Ok(OpenContext {
         references: ReferencePolicy::new(&references.allow_references)?,
         salvage,
+        snapshot: references.snapshot.clone(),
         ..OpenContext::default()
     })
 }

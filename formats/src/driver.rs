@@ -1,6 +1,7 @@
 //! What a format is to the rest of the house: a name, a way to recognise it, a reader, a writer.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +89,8 @@ pub struct OpenContext {
     pub budget: Budget,
     /// Parts of tables that all layers opened with this context keep in memory together.
     pub slices: SharedSlices,
+    /// The internal snapshot to read instead of the present state: of the image itself, not of what it stands on.
+    pub snapshot: Option<String>,
 }
 
 /// One image file, opened: without its parents.
@@ -159,6 +162,8 @@ pub enum Detail {
     Flag(bool),
     /// Words, line by line.
     List(Vec<String>),
+    /// Several things of one sort, each with the same names.
+    Records(Vec<Vec<(&'static str, Detail)>>),
 }
 
 /// Something that checking an image brought up.
@@ -224,6 +229,23 @@ pub trait Driver: Sync {
     /// What keeps it from looking.
     fn check(&self, _storage: &StorageRef, _context: &OpenContext) -> Result<Vec<Finding>> {
         Ok(Vec::new())
+    }
+
+    /// Calls `visit` with the ranges of the disk that the dirty bitmap called `bitmap` says were written.
+    ///
+    /// # Errors
+    /// `Usage` when there is no such bitmap, `Refused` when it is not to be trusted.
+    fn dirty_ranges(
+        &self,
+        _storage: &StorageRef,
+        _bitmap: &str,
+        _visit: &mut dyn FnMut(Range<u64>),
+    ) -> Result<()> {
+        let format = self.format();
+        Err(Error::usage(
+            "--bitmap",
+            format!("{format} images have no dirty bitmaps"),
+        ))
     }
 
     /// The options that writing takes.

@@ -68,6 +68,10 @@ pub fn open_storage(
     format: Option<Format>,
     context: &OpenContext,
 ) -> Result<Image> {
+    let parents = &OpenContext {
+        snapshot: None,
+        ..context.clone()
+    };
     let mut layers: Vec<LayerFile> = Vec::new();
     let mut storages = Vec::new();
     let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
@@ -75,7 +79,7 @@ pub fn open_storage(
     while let Some((storage, layer)) = next.take() {
         check_chain(&layers, &storage)?;
         if let Some(reference) = &layer.parent {
-            next = Some(open_parent(storage.path(), reference, context)?);
+            next = Some(open_parent(storage.path(), reference, parents)?);
         }
         storages.push(storage.clone());
         storages.extend(layer.storages);
@@ -133,6 +137,12 @@ fn open_layer(
         Some(format) => format,
         None => probe(storage.as_ref())?,
     };
+    if context.snapshot.is_some() && format != Format::Qcow2 {
+        return Err(Error::usage(
+            "--snapshot",
+            format!("{format} images have no internal snapshots"),
+        ));
+    }
     driver(format).open(storage.clone(), context)
 }
 

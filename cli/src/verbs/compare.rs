@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use formats::OpenContext;
 use serde::Serialize;
 use transfer::{Comparison, Progress, Setting};
 
@@ -30,6 +31,11 @@ struct Range {
 /// Runs the verb. Exit code 1: they differ.
 pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.references, false)?;
+    // A snapshot is asked for of the first image.
+    let present = OpenContext {
+        snapshot: None,
+        ..context.clone()
+    };
     let first = open::image(
         &arguments.first,
         arguments.first_format.as_deref(),
@@ -38,7 +44,7 @@ pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
     let second = open::image(
         &arguments.second,
         arguments.second_format.as_deref(),
-        &context,
+        &present,
     )?;
     let cancel = open::cancel_on_signals()?;
     let progress = Progress::default();

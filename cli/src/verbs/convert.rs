@@ -109,7 +109,11 @@ fn below(
     };
     // As the target will find it.
     let path = folder_of(&arguments.target).join(name);
-    let image = open::image(&path, arguments.backing_format.as_deref(), context)?;
+    let present = OpenContext {
+        snapshot: None,
+        ..context.clone()
+    };
+    let image = open::image(&path, arguments.backing_format.as_deref(), &present)?;
     let mut storages = image.storages.iter();
     if storages.any(|storage| same_storage::overlap(&arguments.target, storage.path())) {
         return Err(

@@ -121,6 +121,14 @@ fn value(detail: &Detail) -> serde_json::Value {
         Detail::Number(number) => (*number).into(),
         Detail::Flag(flag) => (*flag).into(),
         Detail::List(lines) => lines.clone().into(),
+        Detail::Records(records) => records
+            .iter()
+            .map(|record| {
+                let fields = record.iter();
+                let fields = fields.map(|(name, detail)| (name.to_string(), value(detail)));
+                serde_json::Value::Object(fields.collect())
+            })
+            .collect(),
     }
 }
 
@@ -170,6 +178,13 @@ fn shown(value: &serde_json::Value) -> Vec<String> {
     match value {
         serde_json::Value::String(text) => vec![text.clone()],
         serde_json::Value::Array(lines) => lines.iter().flat_map(shown).collect(),
+        serde_json::Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| {
+                let name = name.replace('_', " ");
+                format!("{name} {}", shown(value).join(" "))
+            });
+            vec![fields.collect::<Vec<_>>().join(", ")]
+        }
         other => vec![other.to_string()],
     }
 }

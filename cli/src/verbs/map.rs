@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use formats::{BlockSource, Error, Mapping, Run, WritableStorage, run_at};
+use formats::{BlockSource, Error, Image, Mapping, Run, WritableStorage, driver, run_at};
 use serde::Serialize;
 use transfer::output::FileOutput;
 
@@ -72,6 +72,9 @@ pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
         &context,
     )?;
     let size = image.source.size();
+    if let Some(name) = &arguments.bitmap {
+        return print_bitmap(&image, name, arguments.json);
+    }
     let picture_file = arguments.picture.as_deref().map(new_file).transpose()?;
     let mut picture = arguments.picture.as_ref().map(|_| Picture::new(size));
     let mut printer = Printer::new(arguments.json, size);
@@ -93,6 +96,44 @@ pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
         file.commit(false)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the ranges that a bitmap says were written.
+fn print_bitmap(image: &Image, name: &str, json: bool) -> Result<ExitCode, Failure> {
+    let Some(tip) = image.tip() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut ranges: Vec<Dirty> = Vec::new();
+    driver(tip.info.format).dirty_ranges(
+        &tip.storage,
+        name,
+        &mut |range| match ranges.last_mut() {
+            Some(last) if last.offset + last.length == range.start => {
+                last.length += range.end - range.start;
+            }
+            _ => ranges.push(Dirty {
+                offset: range.start,
+                length: range.end - range.start,
+            }),
+        },
+    )?;
+    if json {
+        report::json(&serde_json::json!({ "bitmap": name, "ranges": ranges }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = format!("{:>16} {:>16}\n", "offset", "length");
+    for range in &ranges {
+        text += &format!("{:>16} {:>16}\n", range.offset, range.length);
+    }
+    report::text(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A range that was written.
+#[derive(Serialize)]
+struct Dirty {
+    offset: u64,
+    length: u64,
 }
 
 /// A file that does not exist yet; nothing is ever replaced by a picture.

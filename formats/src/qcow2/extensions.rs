@@ -20,8 +20,33 @@ pub struct Extensions {
     pub data_file: Option<String>,
     /// Names of feature bits.
     pub feature_names: Option<FeatureNames>,
-    /// Number of persistent bitmaps.
-    pub bitmaps: Option<u32>,
+    /// Where the persistent bitmaps are.
+    pub bitmaps: Option<BitmapsExtension>,
+}
+
+/// Where the bitmap directory stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapsExtension {
+    /// Number of bitmaps.
+    pub count: u32,
+    /// Bytes of the directory.
+    pub size: u64,
+    /// Its file offset.
+    pub offset: u64,
+}
+
+impl BitmapsExtension {
+    /// Count, four reserved bytes, size, offset.
+    fn parse(data: &[u8]) -> Option<BitmapsExtension> {
+        let (count, rest) = data.split_first_chunk()?;
+        let (size, rest) = rest.get(4..)?.split_first_chunk()?;
+        let (offset, _) = rest.split_first_chunk()?;
+        Some(BitmapsExtension {
+            count: u32::from_be_bytes(*count),
+            size: u64::from_be_bytes(*size),
+            offset: u64::from_be_bytes(*offset),
+        })
+    }
 }
 
 impl Extensions {
@@ -77,13 +102,13 @@ impl Extensions {
                 .replace(FeatureNames::parse(data))
                 .is_some(),
             BITMAPS => {
-                let count = data.first_chunk().ok_or_else(|| {
+                let bitmaps = BitmapsExtension::parse(data).ok_or_else(|| {
                     Error::malformed("bitmaps extension", "is too short")
                         .at(at)
                         .found(format!("{} bytes", data.len()))
                         .expected("24 bytes")
                 })?;
-                self.bitmaps.replace(u32::from_be_bytes(*count)).is_some()
+                self.bitmaps.replace(bitmaps).is_some()
             }
             _ => false,
         };
@@ -160,7 +185,15 @@ mod tests {
             extension(BACKING_FORMAT, b"raw"),
             extension(0xe279_268f, b"qcow2"),
             extension(DATA_FILE, b"disk.data"),
-            extension(BITMAPS, &[0, 0, 0, 7, 0, 0, 0, 0]),
+            extension(
+                BITMAPS,
+                &[
+                    &[0, 0, 0, 7, 0, 0, 0, 0][..],
+                    &[0, 0, 0, 0, 0, 0, 0, 9],
+                    &[1; 8],
+                ]
+                .concat(),
+            ),
             extension(END, &[]),
             extension(DATA_FILE, b"behind the end"),
         ]
@@ -168,7 +201,8 @@ mod tests {
         let found = Extensions::parse(&area, 104).unwrap();
         assert_eq!(found.backing_format.as_deref(), Some("raw"));
         assert_eq!(found.data_file.as_deref(), Some("disk.data"));
-        assert_eq!(found.bitmaps, Some(7));
+        let bitmaps = found.bitmaps.unwrap();
+        assert_eq!((bitmaps.count, bitmaps.size), (7, 9));
     }
 
     #[test]

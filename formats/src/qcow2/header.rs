@@ -89,6 +89,8 @@ pub struct Header {
     pub refcount_table_clusters: u32,
     /// Number of internal snapshots.
     pub snapshots: u32,
+    /// File offset of the snapshot table.
+    pub snapshots_offset: u64,
     /// Feature bits that a reader must know; all of them are.
     pub incompatible: u64,
     /// Feature bits that may be ignored.
@@ -145,6 +147,7 @@ impl Header {
             refcount_table_offset: fields.refcount_table_offset.get(),
             refcount_table_clusters: fields.refcount_table_clusters.get(),
             snapshots: fields.snapshots.get(),
+            snapshots_offset: fields.snapshots_offset.get(),
             incompatible: 0,
             compatible: 0,
             autoclear: 0,
@@ -207,7 +210,7 @@ impl Header {
             refcount_table_offset: self.refcount_table_offset.into(),
             refcount_table_clusters: self.refcount_table_clusters.into(),
             snapshots: self.snapshots.into(),
-            snapshots_offset: 0.into(),
+            snapshots_offset: self.snapshots_offset.into(),
         };
         let v3 = Version3Fields {
             incompatible: self.incompatible.into(),
@@ -307,7 +310,11 @@ impl Header {
             .found(format!("incompatible features {:#x}", self.incompatible)))
     }
 
-    fn check_tables(&self) -> Result<()> {
+    /// Fails when the tables cannot be where the header says, or are too small or too large.
+    ///
+    /// # Errors
+    /// `Malformed`, `Limit`.
+    pub fn check_tables(&self) -> Result<()> {
         if features::unreadable(self.incompatible) != 0 {
             return Ok(());
         }

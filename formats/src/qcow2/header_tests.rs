@@ -12,6 +12,7 @@ fn sample() -> Header {
         refcount_table_offset: 0x10000,
         refcount_table_clusters: 1,
         snapshots: 0,
+        snapshots_offset: 0,
         incompatible: 0,
         compatible: 0,
         autoclear: 0,

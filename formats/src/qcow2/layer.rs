@@ -1,12 +1,18 @@
 //! Opens an image: header, extensions, the files it names, and what it says about itself.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::bitmaps;
 use super::extensions::Extensions;
 use super::features::{
     self, BITMAPS, CORRUPT, DIRTY, EXTENDED_L2, EXTERNAL_DATA, LAZY_REFCOUNTS, RAW_EXTERNAL,
 };
 use super::header::{FULL_LENGTH, Header};
+use super::snapshots::{self, Snapshot};
 use super::source::QcowSource;
 use crate::driver::{Detail, Format, Layer, LayerInfo, OpenContext, ParentReference};
 use crate::error::{Error, Result};
@@ -42,6 +48,25 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         storages.push(data.clone());
     }
     let mut info = describe(&header, &extensions, backing_name);
+    let snapshots = match snapshots::read(&*storage, &header) {
+        Err(error) if context.snapshot.is_none() => {
+            info.warnings
+                .push(format!("the snapshots cannot be read: {error}"));
+            Vec::new()
+        }
+        snapshots => snapshots?,
+    };
+    describe_snapshots(&mut info, &snapshots, &header);
+    describe_bitmaps(&mut info, &storage, &header, &extensions);
+    let header = match &context.snapshot {
+        Some(wanted) => {
+            let snapshot = snapshots::find(&snapshots, wanted)?;
+            info.details
+                .push(("snapshot", Detail::Text(snapshot.name.clone())));
+            snapshots::header_of(&header, snapshot)?
+        }
+        None => header,
+    };
     let source = QcowSource::new(storage, data, &header, context, &mut info.warnings)?;
     Ok(Layer {
         source: Arc::new(source),
@@ -107,6 +132,109 @@ fn open_data_file(
     Ok(data)
 }
 
+fn describe_snapshots(info: &mut LayerInfo, snapshots: &[Snapshot], header: &Header) {
+    let record = |snapshot: &Snapshot| {
+        vec![
+            ("id", Detail::Text(snapshot.id.clone())),
+            ("name", Detail::Text(snapshot.name.clone())),
+            ("date", Detail::Text(date(snapshot.seconds))),
+            (
+                "disk_size",
+                Detail::Number(snapshot.disk_size.unwrap_or(header.size)),
+            ),
+            ("vm_state_size", Detail::Number(snapshot.vm_state_size)),
+        ]
+    };
+    let records = snapshots.iter().map(record).collect();
+    info.details.push(("snapshots", Detail::Records(records)));
+}
+
+/// `2026-11-21T07:17:12Z`.
+fn date(seconds: u32) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds.into())
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+fn describe_bitmaps(
+    info: &mut LayerInfo,
+    storage: &StorageRef,
+    header: &Header,
+    extensions: &Extensions,
+) {
+    let mut records = Vec::new();
+    if let Some(extension) = &extensions.bitmaps {
+        let consistent = header.autoclear & BITMAPS != 0;
+        match bitmaps::read(storage, header, extension) {
+            Ok(bitmaps) => {
+                for bitmap in bitmaps {
+                    let mut dirty: u64 = 0;
+                    let counted = bitmap.dirty(storage, header, header.size, &mut |range| {
+                        dirty = dirty.saturating_add(range.end - range.start);
+                    });
+                    if let Err(error) = counted {
+                        info.warnings
+                            .push(format!("the bitmap {:?} is damaged: {error}", bitmap.name));
+                    }
+                    let granularity = 1 << bitmap.granularity_bits;
+                    let usable = consistent && !bitmap.in_use;
+                    records.push(vec![
+                        ("name", Detail::Text(bitmap.name)),
+                        ("granularity", Detail::Number(granularity)),
+                        ("dirty_bytes", Detail::Number(dirty)),
+                        ("usable", Detail::Flag(usable)),
+                        ("in_use", Detail::Flag(bitmap.in_use)),
+                        ("auto", Detail::Flag(bitmap.auto)),
+                    ]);
+                }
+            }
+            Err(error) => info
+                .warnings
+                .push(format!("the bitmaps cannot be read: {error}")),
+        }
+    }
+    info.details.push(("bitmaps", Detail::Records(records)));
+}
+
+/// Calls `visit` with the ranges that the bitmap called `name` says were written.
+///
+/// # Errors
+/// `Usage` when there is no such bitmap, `Refused` when it is not to be trusted.
+pub fn dirty_ranges(
+    storage: &StorageRef,
+    name: &str,
+    visit: &mut dyn FnMut(Range<u64>),
+) -> Result<()> {
+    let mut first = vec![0; storage.len().min(FULL_LENGTH as u64) as usize];
+    storage.read_at(&mut first, 0)?;
+    let header = Header::parse(&first)?;
+    let extensions = Extensions::read(&**storage, &header)?;
+    let bitmaps = match &extensions.bitmaps {
+        Some(extension) => bitmaps::read(storage, &header, extension)?,
+        None => Vec::new(),
+    };
+    let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.name == name) else {
+        let known: Vec<_> = bitmaps.iter().map(|b| format!("{:?}", b.name)).collect();
+        return Err(Error::usage("--bitmap", "the image has no such bitmap")
+            .found(format!("{name:?}"))
+            .expected(if known.is_empty() {
+                "none: the image has no bitmaps".to_owned()
+            } else {
+                known.join(", ")
+            }));
+    };
+    if bitmap.in_use || header.autoclear & BITMAPS == 0 {
+        return Err(Error::refused(
+            "bitmap",
+            "was not saved properly: what it says may be too little",
+        )
+        .found(format!("{name:?}"))
+        .hint("take the whole disk as written"));
+    }
+    bitmap.dirty(storage, &header, header.size, visit)
+}
+
 fn describe(header: &Header, extensions: &Extensions, backing_name: Option<String>) -> LayerInfo {
     let mut info = LayerInfo::new(Format::Qcow2, format!("v{}", header.version));
     let text = |text: &str| Detail::Text(text.to_owned());
@@ -127,11 +255,6 @@ fn describe(header: &Header, extensions: &Extensions, backing_name: Option<Strin
         ),
         ("dirty", Detail::Flag(header.has(DIRTY))),
         ("corrupt", Detail::Flag(header.has(CORRUPT))),
-        ("snapshots", Detail::Number(header.snapshots.into())),
-        (
-            "bitmaps",
-            Detail::Number(extensions.bitmaps.unwrap_or(0).into()),
-        ),
     ];
     if extensions.bitmaps.is_some() && header.autoclear & BITMAPS == 0 {
         info.details.push(("bitmaps_stale", Detail::Flag(true)));

@@ -22,13 +22,15 @@
 //! | `l1`, `l2` | what the entries of the two tables mean |
 //! | `refcount` | how often a cluster is used: looked up, and written |
 //! | `source` | from tables to runs |
+//! | `snapshots`, `bitmaps` | older states of the disk; what was written since |
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `new_image` | the options of a new image |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Encrypted images are refused, internal
-//! snapshots are counted and left alone, and refcounts are looked at only to tell shared clusters from damage.
+//! snapshots are read on request, and refcounts are looked at only to tell shared clusters from damage.
 
+mod bitmaps;
 mod extensions;
 mod features;
 mod header;
@@ -39,12 +41,14 @@ mod new_image;
 mod packed_space;
 mod packer;
 mod refcount;
+mod snapshots;
 mod source;
 pub mod target;
 
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::driver::{Driver, Format, Head, Layer, OpenContext};
@@ -71,6 +75,15 @@ impl Driver for Qcow2Driver {
 
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         layer::open(storage, context)
+    }
+
+    fn dirty_ranges(
+        &self,
+        storage: &StorageRef,
+        bitmap: &str,
+        visit: &mut dyn FnMut(Range<u64>),
+    ) -> Result<()> {
+        layer::dirty_ranges(storage, bitmap, visit)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

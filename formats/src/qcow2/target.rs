@@ -184,6 +184,7 @@ impl QcowTarget {
             refcount_table_offset: refcounts.table_offset(),
             refcount_table_clusters: refcounts.table_clusters as u32,
             snapshots: 0,
+            snapshots_offset: 0,
             incompatible: self.image.incompatible(),
             compatible: self.image.compatible(),
             autoclear: self.image.autoclear(),
