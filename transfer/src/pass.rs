@@ -482,32 +482,50 @@ fn place_packed(
     unit: u64,
     rest_is_zero: bool,
 ) -> Result<()> {
-    if !rest_is_zero {
-        for range in &worker.overlay.zeros {
-            let len = (range.end - range.start) as u64;
-            target.zero(segment.offset + range.start as u64, len)?;
-        }
-    }
-    let mut done = 0;
-    for PackedBlock { at, range, form } in &worker.packed.blocks {
-        let at = *at as u64;
-        if at > done && rest_is_zero {
-            target.zero(segment.offset + done, at - done)?;
+    let blocks = &worker.packed.blocks;
+    let zeros = if rest_is_zero {
+        gaps(blocks, unit as usize, segment.len as usize)
+    } else {
+        worker.overlay.zeros.clone()
+    };
+    let mut zeros = zeros.into_iter().peekable();
+    let zero = |target: &mut dyn BlockTarget, range: Range<usize>| {
+        let len = (range.end - range.start) as u64;
+        target.zero(segment.offset + range.start as u64, len)
+    };
+    for PackedBlock { at, range, form } in blocks {
+        while let Some(range) = zeros.next_if(|range| range.start < *at) {
+            zero(target, range)?;
         }
         let len = (range.end - range.start) as u64;
-        let offset = target.place_packed(segment.offset + at, len, *form)?;
+        let offset = target.place_packed(segment.offset + *at as u64, len, *form)?;
         worker.placed.push(Placed {
             placement: Placement { offset, len },
             at: range.start,
         });
-        done = (at + unit).min(segment.len);
         worker.tables.extend(target.take_tables());
     }
-    if done < segment.len && rest_is_zero {
-        target.zero(segment.offset + done, segment.len - done)?;
+    for range in zeros {
+        zero(target, range)?;
     }
     worker.tables.extend(target.take_tables());
     Ok(())
+}
+
+/// What of the first `len` bytes of a segment lies between `blocks` of `unit` bytes.
+fn gaps(blocks: &[PackedBlock], unit: usize, len: usize) -> Vec<Range<usize>> {
+    let mut gaps = Vec::new();
+    let mut done = 0;
+    for block in blocks {
+        if block.at > done {
+            gaps.push(done..block.at);
+        }
+        done = block.at + unit;
+    }
+    if done < len {
+        gaps.push(done..len);
+    }
+    gaps
 }
 
 /// Places what differs from the image below.

@@ -1,0 +1,366 @@
+//! Every kind of qcow2 that can be written, held against qemu-img.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::peers::{qemu_check, qemu_finds_equal, qemu_size};
+use common::{Folder, convert, have, make_disk, noise, run, run_ok, s, tool};
+
+const MIB: u64 = 1 << 20;
+
+/// The options of one image: what `-o` gets, and whether it is compressed.
+type Kind<'a> = (&'a str, bool);
+
+fn make(raw: &Path, folder: &Folder, (options, compress): Kind) -> PathBuf {
+    let target = folder.file("disk.qcow2");
+    let mut arguments = vec!["-f", "raw", "--verify", "--force"];
+    if !options.is_empty() {
+        arguments.extend(["-o", options]);
+    }
+    if compress {
+        arguments.push("-c");
+    }
+    convert(raw, &target, &arguments);
+    target
+}
+
+/// qemu finds the same disk in each, and nothing wrong with any.
+fn qemu_agrees(kinds: &[Kind]) {
+    if !have("qemu-img") {
+        return;
+    }
+    for size in [512, 6 * MIB + 512, 5 * MIB + 77] {
+        let folder = Folder::new();
+        let raw = folder.file("disk.raw");
+        make_disk(&raw, size);
+        for kind in kinds {
+            let image = make(&raw, &folder, *kind);
+            assert_eq!(qemu_size("qcow2", &image), size.next_multiple_of(512));
+            assert!(qemu_finds_equal("qcow2", &image, "raw", &raw), "{kind:?}");
+            qemu_check(&image);
+        }
+    }
+}
+
+#[test]
+fn compressed_clusters_of_every_size_agree() {
+    let sizes = ["512", "4k", "64k", "2M"];
+    let types = ["zlib", "zstd"];
+    let options: Vec<_> = sizes
+        .iter()
+        .flat_map(|size| types.map(|t| format!("cluster_size={size},compression_type={t}")))
+        .collect();
+    let kinds: Vec<_> = options.iter().map(|o| (o.as_str(), true)).collect();
+    qemu_agrees(&kinds);
+}
+
+#[test]
+fn every_refcount_width_agrees() {
+    let options: Vec<_> = (0..=6)
+        .map(|order| format!("refcount_bits={}", 1 << order))
+        .collect();
+    let plain = options.iter().map(|o| (o.as_str(), false));
+    let packed = options.iter().map(|o| (o.as_str(), true));
+    qemu_agrees(&plain.chain(packed).collect::<Vec<_>>());
+}
+
+#[test]
+fn versions_and_features_agree() {
+    qemu_agrees(&[
+        ("compat=0.10", false),
+        ("compat=0.10", true),
+        ("lazy_refcounts=on", false),
+        ("extended_l2=on", false),
+        ("extended_l2=on", true),
+        ("extended_l2=on,cluster_size=16k", false),
+        ("extended_l2=on,cluster_size=2M", false),
+        ("preallocation=metadata", false),
+        ("preallocation=falloc", false),
+        ("preallocation=full", false),
+        ("preallocation=metadata,extended_l2=on", false),
+        ("preallocation=metadata,cluster_size=512", false),
+    ]);
+}
+
+#[test]
+fn a_data_file_holds_the_clusters() {
+    if !have("qemu-img") {
+        return;
+    }
+    for options in ["", ",data_file_raw=on", ",data_file_raw=on,extended_l2=on"] {
+        let folder = Folder::new();
+        let raw = folder.file("disk.raw");
+        make_disk(&raw, 6 * MIB + 512);
+        let image = make(
+            &raw,
+            &folder,
+            (&format!("data_file=disk.data{options}"), false),
+        );
+        assert!(image.exists());
+        // QEMU looks for the data file in the folder that it was started in.
+        let compare =
+            "qemu-img compare -f raw -F qcow2 disk.raw disk.qcow2 && qemu-img check disk.qcow2";
+        tool(
+            "sh",
+            &["-c", &format!("cd {} && {compare}", s(folder.path()))],
+        );
+        if options.contains("raw=on") {
+            assert!(qemu_finds_equal(
+                "raw",
+                &folder.file("disk.data"),
+                "raw",
+                &raw
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_data_file_never_replaces_another_file() {
+    let folder = Folder::new();
+    let (raw, data) = (folder.file("disk.raw"), folder.file("other"));
+    make_disk(&raw, MIB);
+    std::fs::write(&data, "precious").expect("write");
+    let target = folder.file("disk.qcow2");
+    let arguments = [
+        "convert",
+        s(&raw),
+        s(&target),
+        "--json",
+        "-o",
+        "data_file=other",
+    ];
+    let finished = run(&arguments);
+    assert_eq!(
+        (finished.code, finished.error_kind().as_str()),
+        (Some(5), "refused")
+    );
+    assert_eq!(std::fs::read(&data).expect("read"), b"precious");
+    assert!(!target.exists());
+    for name in ["../other", "/etc/other", ""] {
+        let option = format!("data_file={name}");
+        let finished = run(&["convert", s(&raw), s(&target), "-o", &option]);
+        assert_eq!(finished.code, Some(2), "{name}");
+    }
+}
+
+#[test]
+fn impossible_combinations_are_usage_errors() {
+    let folder = Folder::new();
+    let (raw, target) = (folder.file("disk.raw"), folder.file("disk.qcow2"));
+    make_disk(&raw, MIB);
+    for arguments in [
+        &["-o", "compat=0.10,compression_type=zstd"][..],
+        &["-o", "compat=0.10,extended_l2=on"],
+        &["-o", "extended_l2=on,cluster_size=8k"],
+        &["-o", "level=3"],
+        &["-c", "-o", "level=10"],
+        &["-c", "-o", "preallocation=full"],
+        &["-c", "-o", "data_file=x"],
+        &["-c", "-S", "0"],
+        &["-o", "data_file_raw=on"],
+        &["-o", "refcount_bits=3"],
+        &["-O", "vhd", "-c"],
+        &["-O", "raw", "-c"],
+        &["-O", "vhd", "-B", "disk.raw"],
+        &["-O", "vmdk", "-c", "-o", "subformat=vmfs"],
+    ] {
+        let finished = run(&[&["convert", s(&raw), s(&target)], arguments].concat());
+        assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
+        assert_eq!(folder.names(), ["disk.raw"], "{arguments:?}");
+    }
+}
+
+#[test]
+fn compressed_clusters_pass_through_and_are_checked_on_the_way() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 6 * MIB);
+    for kind in ["zlib", "zstd"] {
+        let option = format!("compression_type={kind},level=9");
+        let first = make(&raw, &folder, (&option, true));
+        let source = folder.file("source.qcow2");
+        std::fs::rename(&first, &source).expect("rename");
+        let again = folder.file("again.qcow2");
+        let options = [
+            "-c",
+            "-o",
+            &format!("compression_type={kind},level=1"),
+            "--force",
+        ];
+        convert(&source, &again, &options);
+        // Level 1 would have made another file.
+        assert!(std::fs::read(&again).expect("read") == std::fs::read(&source).expect("read"));
+        let anew = [&options[..], &["--recompress"]].concat();
+        convert(&source, &again, &anew);
+        assert!(std::fs::read(&again).expect("read") != std::fs::read(&source).expect("read"));
+        // A damaged cluster does not pass.
+        let map = run_ok(&["map", s(&source), "--json"]).json();
+        let runs = map["runs"].as_array().expect("runs");
+        let packed = runs.iter().find(|run| run["type"] == "compressed");
+        let at = packed.expect("a compressed run")["file_offset"]
+            .as_u64()
+            .expect("an offset");
+        let bad = folder.file("bad.qcow2");
+        common::patched(&source, &bad, &[(at, &[0xff; 16])]);
+        let target = folder.file("target.qcow2");
+        assert_eq!(run(&["convert", s(&bad), s(&target), "-c"]).code, Some(3));
+        assert!(!target.exists());
+    }
+}
+
+#[test]
+fn the_same_disk_makes_the_same_compressed_file_with_any_number_of_threads() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 20 * MIB);
+    let mut first: Option<Vec<u8>> = None;
+    for jobs in ["1", "2", "7"] {
+        let target = folder.file("disk.qcow2");
+        convert(
+            &raw,
+            &target,
+            &["-c", "-j", jobs, "--reproducible", "--force"],
+        );
+        let bytes = std::fs::read(&target).expect("read");
+        assert!(
+            *first.get_or_insert_with(|| bytes.clone()) == bytes,
+            "-j {jobs}"
+        );
+    }
+}
+
+/// A base, and a disk that differs from it here and there: data over data, zeros over data, data over zeros, longer.
+fn base_and_changed(folder: &Folder) -> (PathBuf, PathBuf) {
+    let (base, changed) = (folder.file("base.raw"), folder.file("changed.raw"));
+    make_disk(&base, 6 * MIB);
+    let mut bytes = std::fs::read(&base).expect("read");
+    bytes[100_000..101_000].copy_from_slice(&noise(9, 1000));
+    bytes[400_000..600_000].fill(0);
+    bytes[3_000_000..3_000_512].fill(5);
+    bytes.resize(8 << 20, 0);
+    bytes[8_000_000..8_001_000].fill(6);
+    std::fs::write(&changed, bytes).expect("write");
+    (base, changed)
+}
+
+#[test]
+fn an_overlay_holds_only_what_differs() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = Folder::new();
+    let (base, changed) = base_and_changed(&folder);
+    for format in ["raw", "qcow2", "vhd", "vmdk"] {
+        let name = format!("base.{format}");
+        if format != "raw" {
+            convert(&base, &folder.file(&name), &["-f", "raw"]);
+        }
+        for options in [
+            "",
+            "compat=0.10",
+            "extended_l2=on",
+            "cluster_size=512",
+            "cluster_size=2M",
+        ] {
+            for compress in [false, true] {
+                let target = folder.file("tip.qcow2");
+                let mut arguments = vec!["-B", &name, "-F", format, "--verify", "--force"];
+                if !options.is_empty() {
+                    arguments.extend(["-o", options]);
+                }
+                if compress {
+                    arguments.push("-c");
+                }
+                convert(&changed, &target, &arguments);
+                assert!(
+                    qemu_finds_equal("qcow2", &target, "raw", &changed),
+                    "{arguments:?}"
+                );
+                qemu_check(&target);
+                let info = tool("qemu-img", &["info", "--output=json", s(&target)]);
+                assert!(info.contains("backing-filename-format"), "{info}");
+                if options.is_empty() {
+                    let len = std::fs::metadata(&target).expect("metadata").len();
+                    assert!(len < MIB, "{len} bytes");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_overlay_of_the_same_disk_is_empty_and_never_replaces_its_base() {
+    let folder = Folder::new();
+    let (base, _) = base_and_changed(&folder);
+    let target = folder.file("tip.qcow2");
+    let answer = convert(&base, &target, &["-B", "base.raw"]);
+    assert_eq!(answer["bytes"]["data"], 0);
+    let before = std::fs::read(&base).expect("read");
+    let arguments = [
+        "convert",
+        s(&target),
+        s(&base),
+        "-O",
+        "qcow2",
+        "-B",
+        "base.raw",
+        "--force",
+    ];
+    assert_eq!(run(&arguments).code, Some(5));
+    assert!(std::fs::read(&base).expect("read") == before);
+}
+
+#[test]
+fn measure_says_what_convert_makes() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 6 * MIB + 512);
+    for (format, options, compress) in [
+        ("raw", "", false),
+        ("vhd", "subformat=dynamic", false),
+        ("vhd", "subformat=fixed", false),
+        ("vmdk", "subformat=monolithicSparse", false),
+        ("vmdk", "subformat=twoGbMaxExtentFlat", false),
+        ("qcow2", "cluster_size=4k", false),
+        ("qcow2", "preallocation=metadata", false),
+        ("qcow2", "", true),
+        ("vmdk", "subformat=streamOptimized", true),
+    ] {
+        let target = folder.file(&format!("disk-1.{format}"));
+        let mut arguments = vec!["-O", format];
+        if !options.is_empty() {
+            arguments.extend(["-o", options]);
+        }
+        if compress {
+            arguments.push("-c");
+        }
+        // Named like the source, so that descriptors have the same length.
+        let source = folder.file("disk-0.raw");
+        std::fs::copy(&raw, &source).expect("copy");
+        let measured =
+            run_ok(&[&["measure", s(&source), "--json"], &arguments[..]].concat()).json();
+        let made = convert(&source, &target, &[&arguments[..], &["--force"]].concat());
+        let (expected, real) = (&measured["file_size"], &made["target"]["file_size"]);
+        assert_eq!(measured["exact"], !compress, "{format} {options}");
+        if compress {
+            assert!(expected.as_u64() >= real.as_u64(), "{format} {options}");
+        } else {
+            assert_eq!(expected, real, "{format} {options}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_larger_than_allowed_is_refused() {
+    let folder = Folder::new();
+    let (raw, target) = (folder.file("disk.raw"), folder.file("disk.qcow2"));
+    make_disk(&raw, 2 * MIB);
+    let finished = run(&["convert", s(&raw), s(&target), "--max-size", "1M", "--json"]);
+    assert_eq!(
+        (finished.code, finished.error_kind().as_str()),
+        (Some(3), "limit")
+    );
+    convert(&raw, &target, &["--max-size", "2M"]);
+}
