@@ -248,9 +248,9 @@ fn put_packed(target: &mut dyn BlockTarget, out: &Files, size: u64, model: &Mode
             target.zero(done, offset - done).expect("zero");
         }
         let mut packed = Vec::new();
-        worker.pack(offset, &block, &mut packed).expect("packed");
+        let form = worker.pack(offset, &block, &mut packed).expect("packed");
         let place = target
-            .place_packed(offset, packed.len() as u64)
+            .place_packed(offset, packed.len() as u64, form)
             .expect("a place");
         out.write_at(&packed, place).expect("write");
         done = offset + unit;
