@@ -49,7 +49,7 @@ fn qemu_agrees(kinds: &[Kind]) {
             let image = make(&raw, &folder, *kind);
             assert_eq!(qemu_size("qcow2", &image), size.next_multiple_of(512));
             assert!(qemu_finds_equal("qcow2", &image, "raw", &raw), "{kind:?}");
-            qemu_check(&image);
+            qemu_check("qcow2", &image);
             let mut expected = std::fs::read(&raw).expect("read");
             expected.resize(size.next_multiple_of(512) as usize, 0);
             // imago has neither zstd nor extended L2 entries.
@@ -295,7 +295,7 @@ fn an_overlay_holds_only_what_differs() {
                     qemu_finds_equal("qcow2", &target, "raw", &changed),
                     "{arguments:?}"
                 );
-                qemu_check(&target);
+                qemu_check("qcow2", &target);
                 let info = tool("qemu-img", &["info", "--output=json", s(&target)]);
                 assert!(info.contains("backing-filename-format"), "{info}");
                 if options.is_empty() {
