@@ -259,7 +259,8 @@ impl BlockSource for Flat {
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
         if offset >= self.there {
-            return Err(too_short(&self.storage, self.offset, self.len).at(self.offset + offset));
+            // Always said of the same place, so that what is lost is one hole.
+            return Err(too_short(&self.storage, self.offset, self.len).at(self.storage.len()));
         }
         let limit = limit.min(self.there - offset);
         let at = self.offset + offset;
