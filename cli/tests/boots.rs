@@ -46,17 +46,28 @@ fn a_disk_boots_from_every_format() {
     }
     let folder = Folder::new();
     let (vhd, qcow2) = (folder.file("boot.vhd"), folder.file("boot.qcow2"));
+    let vmdks = ["monolithicSparse", "monolithicFlat", "streamOptimized"];
+    let vmdks = vmdks.map(|subformat| (subformat, folder.file(&format!("{subformat}.vmdk"))));
     let back = folder.file("back.raw");
     convert(&raw, &vhd, &["-f", "raw", "--verify"]);
-    convert(&vhd, &qcow2, &["--verify"]);
+    let mut source = &vhd;
+    for (subformat, image) in &vmdks {
+        let options = ["-o", &format!("subformat={subformat}"), "--verify"];
+        convert(source, image, &options);
+        source = image;
+    }
+    convert(source, &qcow2, &["--verify"]);
     convert(&qcow2, &back, &["--verify"]);
     let expected = guest_digest(&raw, &["-f", "raw"]);
-    for (format, image) in [("vhd", &vhd), ("qcow2", &qcow2), ("raw", &back)] {
+    let vmdks = vmdks.iter().map(|(_, image)| ("vmdk", image));
+    let others = [("vhd", &vhd), ("qcow2", &qcow2), ("raw", &back)];
+    for (format, image) in others.into_iter().chain(vmdks) {
         assert_eq!(guest_digest(image, &["-f", format]), expected, "{format}");
         let told = boot(format, image);
         assert!(
             told.lines().any(|line| line == LINE),
-            "{format} does not boot:\n{told}"
+            "{} does not boot:\n{told}",
+            image.display()
         );
     }
 }

@@ -64,7 +64,7 @@ fn hashing(source: &Path) -> Child {
 }
 
 /// A conversion of an endless disk into a new file that has to hash all of it: it copies, and goes on for hours.
-fn converting(source: &Path, target: &Path) -> Child {
+fn converting(source: &Path, target: &Path, options: &[&str]) -> Child {
     diskferry()
         .args([
             "convert",
@@ -77,6 +77,7 @@ fn converting(source: &Path, target: &Path) -> Child {
             "--progress",
             "json",
         ])
+        .args(options)
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -109,11 +110,25 @@ fn a_signal_ends_a_conversion_and_nothing_is_left() {
     let folder = Folder::new();
     let source = endless_disk(&folder);
     for name in ["INT", "TERM", "HUP"] {
-        let mut child = converting(&source, &folder.file("new.qcow2"));
+        let mut child = converting(&source, &folder.file("new.qcow2"), &[]);
         wait_until_it_copies(&mut child);
         signal(&child, name);
         assert_eq!(ended(child), Some(130), "SIG{name}");
         assert_eq!(folder.names(), ["disk.raw"], "SIG{name}");
+    }
+}
+
+#[test]
+fn a_signal_leaves_none_of_the_files_of_a_vmdk() {
+    let folder = Folder::new();
+    let source = endless_disk(&folder);
+    for subformat in ["monolithicFlat", "twoGbMaxExtentSparse", "streamOptimized"] {
+        let options = ["-o", &format!("subformat={subformat}")];
+        let mut child = converting(&source, &folder.file("new.vmdk"), &options);
+        wait_until_it_copies(&mut child);
+        signal(&child, "INT");
+        assert_eq!(ended(child), Some(130), "{subformat}");
+        assert_eq!(folder.names(), ["disk.raw"], "{subformat}");
     }
 }
 
@@ -150,7 +165,7 @@ fn a_signal_leaves_the_file_that_was_to_be_replaced() {
 fn a_killed_conversion_leaves_no_target() {
     let folder = Folder::new();
     let source = endless_disk(&folder);
-    let mut child = converting(&source, &folder.file("new.qcow2"));
+    let mut child = converting(&source, &folder.file("new.qcow2"), &[]);
     wait_until_it_copies(&mut child);
     signal(&child, "KILL");
     assert_eq!(ended(child), None);
