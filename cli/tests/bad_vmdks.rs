@@ -65,8 +65,11 @@ fn extents_shorter_than_they_say_are_errors() {
     };
     bad(&with_extent("SPARSE", small()), "malformed");
     // In one file, header and line contradict each other.
-    let mut one = Sparse::default();
-    one.descriptor = Some("version=1\nRW 999999 SPARSE \"a.vmdk\"\n".to_owned());
+    let text = "version=1\nRW 999999 SPARSE \"a.vmdk\"\n";
+    let one = Sparse {
+        descriptor: Some(text.to_owned()),
+        ..Sparse::default()
+    };
     Damaged::new("a.vmdk", &one.build().bytes).is("malformed");
 }
 

@@ -85,7 +85,7 @@ fn hard() -> (Folder, PathBuf) {
     let folder = Folder::new();
     let raw = folder.file("disk.raw");
     // What compresses, so that levels differ.
-    let text: Vec<u8> = (0..6 * MIB).map(|n| (n / 7 ^ n >> 9) as u8).collect();
+    let text: Vec<u8> = (0..2 * MIB).map(|n| ((n / 7) ^ (n >> 9)) as u8).collect();
     fs::write(&raw, [noise(1, 100_000), text, vec![0; 300_000]].concat()).expect("write");
     let hard = folder.file("hard.vmdk");
     convert(&raw, &hard, &["-o", "subformat=streamOptimized,level=12"]);
