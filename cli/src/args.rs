@@ -123,7 +123,7 @@ pub struct Info {
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -144,7 +144,7 @@ pub struct Map {
     #[arg(long, value_name = "FILE.svg")]
     pub picture: Option<PathBuf>,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -174,7 +174,7 @@ pub struct Measure {
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
     /// Threads
     #[arg(short = 'j', long = "jobs", value_name = "N")]
     pub jobs: Option<usize>,
@@ -194,7 +194,7 @@ pub struct Check {
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
     /// Threads
     #[arg(short = 'j', long = "jobs", value_name = "N")]
     pub jobs: Option<usize>,
@@ -225,7 +225,7 @@ pub struct Compare {
     #[arg(short = 'q', long)]
     pub quiet: bool,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
     /// Threads
     #[arg(short = 'j', long = "jobs", value_name = "N")]
     pub jobs: Option<usize>,
@@ -263,12 +263,16 @@ pub struct Reading {
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<String>,
     #[command(flatten)]
-    pub references: References,
+    pub opening: Opening,
 }
 
-/// Which files named inside images are opened.
+/// What opening an image takes besides its name.
 #[derive(Debug, Args)]
-pub struct References {
+pub struct Opening {
+    /// File whose bytes are the passphrase of encrypted images (qcow2 with LUKS). If it ends with a line feed and does not
+    /// fit, it is tried without
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Follow names inside the image also to plain files below this folder (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub allow_references: Vec<PathBuf>,

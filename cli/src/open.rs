@@ -1,27 +1,58 @@
 //! From arguments to an opened image and a running engine.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use formats::options::parse_size;
-use formats::{Error, Format, Image, OpenContext, ReferencePolicy};
+use formats::{Error, Format, Image, OpenContext, Passphrase, ReferencePolicy};
 
-use crate::args::References;
+use crate::args::Opening;
 use crate::failure::Failure;
 
 /// Threads when the user does not say: several a core, because most of them wait for
 /// storage (direct writes reach its full rate only when enough of them are under way), few enough to keep memory small.
 const MOST_THREADS: usize = 16;
 
-/// What opening files named in images may do.
-pub fn context(references: &References, salvage: bool) -> Result<OpenContext, Failure> {
+/// Longest passphrase that is read, as in cryptsetup.
+const PASSPHRASE_MAX: u64 = 8 << 20;
+
+/// What opening images and the files named in them may do.
+pub fn context(opening: &Opening, salvage: bool) -> Result<OpenContext, Failure> {
     Ok(OpenContext {
-        references: ReferencePolicy::new(&references.allow_references)?,
+        references: ReferencePolicy::new(&opening.allow_references)?,
         salvage,
-        snapshot: references.snapshot.clone(),
+        snapshot: opening.snapshot.clone(),
+        passphrase: opening.key_file.as_deref().map(passphrase).transpose()?,
         ..OpenContext::default()
     })
+}
+
+/// As [`context`], for verbs that do not read plain data: an encrypted image needs no key for them.
+pub fn context_for_tables(opening: &Opening) -> Result<OpenContext, Failure> {
+    Ok(OpenContext {
+        locked: true,
+        ..context(opening, false)?
+    })
+}
+
+/// The passphrase in a file, or in a pipe.
+fn passphrase(path: &Path) -> Result<Passphrase, Failure> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(PASSPHRASE_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|e| Error::io("read the key file", e).in_file(path))?;
+    if bytes.len() as u64 > PASSPHRASE_MAX {
+        return Err(
+            Error::usage("--key-file", "the file is too long for a passphrase")
+                .expected(format!("at most {PASSPHRASE_MAX} bytes"))
+                .in_file(path)
+                .into(),
+        );
+    }
+    Ok(Passphrase::new(bytes))
 }
 
 /// The format that the user named, if any.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
+use crate::luks::Passphrase;
 use crate::options::{OptionSpec, Options};
 use crate::reference::ReferencePolicy;
 use crate::slice_cache::SharedSlices;
@@ -85,6 +86,11 @@ pub struct OpenContext {
     pub references: ReferencePolicy,
     /// Read on where a copy of a damaged structure is left (a VHD without its footer).
     pub salvage: bool,
+    /// What opens encrypted images; tried for each encrypted layer.
+    pub passphrase: Option<Passphrase>,
+    /// Open encrypted images also without a passphrase: what they say of themselves and their map can be had, their data
+    /// cannot be read.
+    pub locked: bool,
     /// Memory that all layers opened with this context share.
     pub budget: Budget,
     /// Parts of tables that all layers opened with this context keep in memory together.

@@ -32,6 +32,7 @@
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
 //! | [`budget`], [`slice_cache`] | memory that all layers of a chain share |
+//! | `luks` | the encryption inside qcow2 images; [`Passphrase`] is what opens them |
 //! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`] | one folder a format, one file an on-disk structure |
 
 mod block_set;
@@ -40,6 +41,7 @@ pub mod codec;
 pub mod driver;
 mod error;
 mod joined;
+mod luks;
 pub mod open;
 pub mod options;
 mod overlap;
@@ -63,6 +65,7 @@ pub use driver::{
     format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use luks::Passphrase;
 pub use open::{Image, LayerFile, open, open_storage};
 pub use options::Options;
 pub use probe::{format_by_extension, probe};

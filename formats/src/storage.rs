@@ -63,6 +63,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn is_device(&self) -> bool {
         false
     }
+
+    /// Whether what is read is not what stands in the file at that offset, but what it decrypts to.
+    fn is_encrypted(&self) -> bool {
+        false
+    }
 }
 
 /// The bytes `[offset, offset + N)` of `storage`, as an array.
@@ -83,7 +88,7 @@ fn past_the_end(path: &Path, offset: u64, wanted: u64, len: u64) -> Error {
         .in_file(path)
 }
 
-fn check_range(path: &Path, len: u64, offset: u64, wanted: usize) -> Result<()> {
+pub(crate) fn check_range(path: &Path, len: u64, offset: u64, wanted: usize) -> Result<()> {
     match offset.checked_add(wanted as u64) {
         Some(end) if end <= len => Ok(()),
         _ => Err(past_the_end(path, offset, wanted as u64, len)),

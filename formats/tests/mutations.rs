@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Random, Seen, be32, be64, exercise, patch, samples, vhd, vmdk};
+use common::{Random, Seen, be32, be64, exercise, luks, patch, samples, vhd, vmdk};
 use formats::Format;
 
 /// Mutants of each sample.
@@ -58,14 +58,20 @@ fn structures(format: Format, image: &[u8]) -> Vec<(usize, usize)> {
         _ => {
             let cluster = 1 << be32(image, 20);
             let (l1, refcounts) = (be64(image, 40) as usize, be64(image, 48) as usize);
-            vec![
+            let mut places = vec![
                 (0, 112),
                 (112, 64),
                 (l1, 32),
                 (l1 + cluster, 160),
                 (refcounts, 16),
                 (refcounts + cluster, 64),
-            ]
+            ];
+            if be32(image, 32) == 2 {
+                // The header and two of its slots, and where its slot's key material starts.
+                let luks = luks::header_at(image);
+                places.extend([(luks, 304), (luks, 304), (luks + 1024, 64)]);
+            }
+            places
         }
     }
 }

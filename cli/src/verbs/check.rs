@@ -63,7 +63,7 @@ pub fn run(arguments: &args::Check) -> Result<ExitCode, Failure> {
 }
 
 fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
-    let context = open::context(&arguments.references, false)?;
+    let context = open::context_for_tables(&arguments.opening)?;
     let named = open::format(arguments.source_format.as_deref())?;
     let storage: StorageRef = Arc::new(FileStorage::open(&arguments.image)?);
     let format = match named {

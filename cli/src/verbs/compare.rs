@@ -30,7 +30,7 @@ struct Range {
 
 /// Runs the verb. Exit code 1: they differ.
 pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
-    let context = open::context(&arguments.references, false)?;
+    let context = open::context(&arguments.opening, false)?;
     // A snapshot is asked for of the first image.
     let present = OpenContext {
         snapshot: None,

@@ -34,7 +34,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let target_format = target_format(arguments, to_stdout)?;
     let format_options = Options::new(driver(target_format).options(), &arguments.options)?
         .compressed(arguments.compress);
-    let context = open::context(&arguments.reading.references, arguments.reading.salvage)?;
+    let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let below = below(arguments, &context)?;
     let format_options = format_options.over(below.as_ref().map(|(backing, _)| backing.clone()));
     let options = ConvertOptions {

@@ -20,7 +20,7 @@ struct Answer<'a> {
 
 /// Runs the verb.
 pub fn run(arguments: &args::Digest) -> Result<ExitCode, Failure> {
-    let context = open::context(&arguments.reading.references, arguments.reading.salvage)?;
+    let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let image = open::image(
         &arguments.image,
         arguments.source_format.as_deref(),

@@ -24,6 +24,9 @@ pub struct Entry {
     pub file: Option<String>,
     /// Where in that file: for compressed data, the unit that holds it.
     pub file_offset: Option<u64>,
+    /// Whether what stands there has to be decrypted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 impl Entry {
@@ -42,6 +45,7 @@ impl Entry {
             kind,
             file: place.map(|(storage, _)| storage.path().display().to_string()),
             file_offset: place.map(|(_, offset)| offset),
+            encrypted: place.is_some_and(|(storage, _)| storage.is_encrypted()),
         }
     }
 
@@ -65,7 +69,7 @@ impl Entry {
 
 /// Runs the verb. The map is printed while it is read: it may be larger than memory.
 pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
-    let context = open::context(&arguments.references, false)?;
+    let context = open::context_for_tables(&arguments.opening)?;
     let image = open::image(
         &arguments.image,
         arguments.source_format.as_deref(),
@@ -222,6 +226,9 @@ impl Printer {
             return write!(self.out, "{comma}\n    {line}").is_ok();
         }
         let place = match (&entry.file_offset, &entry.file) {
+            (Some(offset), Some(file)) if entry.encrypted => {
+                format!(" {offset:>16} {file} (encrypted)")
+            }
             (Some(offset), Some(file)) => format!(" {offset:>16} {file}"),
             _ => String::new(),
         };

@@ -27,7 +27,7 @@ pub fn run(arguments: &args::Measure) -> Result<ExitCode, Failure> {
     let format = formats::format_by_name(&arguments.target_format)?;
     let options =
         Options::new(driver(format).options(), &arguments.options)?.compressed(arguments.compress);
-    let context = open::context(&arguments.references, false)?;
+    let context = open::context(&arguments.opening, false)?;
     let image = open::image(
         &arguments.source,
         arguments.source_format.as_deref(),

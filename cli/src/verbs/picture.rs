@@ -107,6 +107,7 @@ mod tests {
             kind,
             file: None,
             file_offset: None,
+            encrypted: false,
         };
         picture.add(&entry(0, 16, "data"));
         picture.add(&entry(16, COLUMNS * ROWS * 10 - 16, "zero"));

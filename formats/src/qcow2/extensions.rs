@@ -9,6 +9,7 @@ const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
+const ENCRYPTION: u32 = 0x0537_be77;
 const DATA_FILE: u32 = 0x4441_5441;
 
 /// What the extensions say; those of types that are not known are skipped, as the specification wants.
@@ -22,6 +23,8 @@ pub struct Extensions {
     pub feature_names: Option<FeatureNames>,
     /// Where the persistent bitmaps are.
     pub bitmaps: Option<BitmapsExtension>,
+    /// File offset and length in bytes of the encryption header.
+    pub encryption: Option<(u64, u64)>,
 }
 
 /// Where the bitmap directory stands.
@@ -110,6 +113,7 @@ impl Extensions {
                 })?;
                 self.bitmaps.replace(bitmaps).is_some()
             }
+            ENCRYPTION => self.encryption.replace(pointer(data, at)?).is_some(),
             _ => false,
         };
         if twice {
@@ -155,6 +159,20 @@ fn head(rest: &[u8]) -> Option<(u32, u32, &[u8])> {
     let (kind, rest) = rest.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
     Some((u32::from_be_bytes(*kind), u32::from_be_bytes(*length), rest))
+}
+
+/// The two numbers of the encryption header's pointer (qcow2 spec, "Full disk encryption header pointer").
+fn pointer(data: &[u8], at: u64) -> Result<(u64, u64)> {
+    let halves = data.split_first_chunk().and_then(|(offset, rest)| {
+        let length = <[u8; 8]>::try_from(rest).ok()?;
+        Some((u64::from_be_bytes(*offset), u64::from_be_bytes(length)))
+    });
+    halves.ok_or_else(|| {
+        Error::malformed("encryption header pointer", "has the wrong length")
+            .at(at)
+            .found(format!("{} bytes", data.len()))
+            .expected("16 bytes")
+    })
 }
 
 fn text(data: &[u8], at: u64) -> Result<String> {
@@ -213,6 +231,18 @@ mod tests {
         let mut area = extension(0x1234, b"");
         area[4..8].fill(0xff);
         assert!(Extensions::parse(&area, 104).is_err());
+    }
+
+    #[test]
+    fn the_pointer_to_the_encryption_header_has_16_bytes() {
+        let pointer = [0x10000u64.to_be_bytes(), 592u64.to_be_bytes()].concat();
+        let found = Extensions::parse(&extension(ENCRYPTION, &pointer), 112).unwrap();
+        assert_eq!(found.encryption, Some((0x10000, 592)));
+        for len in [0, 8, 15] {
+            assert!(Extensions::parse(&extension(ENCRYPTION, &pointer[..len]), 112).is_err());
+        }
+        let longer = [&pointer[..], &[0]].concat();
+        assert!(Extensions::parse(&extension(ENCRYPTION, &longer), 112).is_err());
     }
 
     #[test]

@@ -17,6 +17,9 @@ const V3_LENGTH: usize = 104;
 /// Bytes of the header with the compression type: what is written.
 pub const FULL_LENGTH: usize = 112;
 
+/// The encryption method that is read.
+const LUKS: u32 = 2;
+
 /// `log2` of the cluster sizes that are read: 512 bytes to 2 MiB, as in QEMU.
 pub const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Extended L2 entries need subclusters of at least a sector (qcow2 spec, "Extended L2 Entries").
@@ -79,6 +82,8 @@ pub struct Header {
     pub cluster_bits: u32,
     /// Guest-visible size in bytes, any value that the L1 table can map.
     pub size: u64,
+    /// Whether the data clusters are encrypted with LUKS.
+    pub encrypted: bool,
     /// Entries of the active L1 table: at least as many as `size` needs, at most 4 Mi.
     pub l1_entries: u32,
     /// File offset of the active L1 table, a multiple of the cluster size.
@@ -117,7 +122,7 @@ impl Header {
     /// checks are made here.
     ///
     /// # Errors
-    /// `Truncated`, `Malformed`; `Unsupported` for other versions, encryption and unknown compression; `Limit` for
+    /// `Truncated`, `Malformed`; `Unsupported` for other versions, unknown encryption and compression; `Limit` for
     /// tables larger than anybody writes.
     pub fn parse(first: &[u8]) -> Result<Header> {
         let (fields, rest) = CommonFields::read_from_prefix(first).map_err(|_| cut())?;
@@ -135,13 +140,14 @@ impl Header {
             }
             other => return Err(unsupported_version(other)),
         };
-        check_crypt(fields.crypt_method.get())?;
+        let encrypted = is_encrypted(fields.crypt_method.get())?;
         let cluster_bits = check_cluster_bits(fields.cluster_bits.get())?;
         let mut header = Header {
             version: fields.version.get(),
             backing_name: None,
             cluster_bits,
             size: fields.size.get(),
+            encrypted,
             l1_entries: fields.l1_entries.get(),
             l1_offset: fields.l1_offset.get(),
             refcount_table_offset: fields.refcount_table_offset.get(),
@@ -204,7 +210,7 @@ impl Header {
             backing_name_length: backing_length.into(),
             cluster_bits: self.cluster_bits.into(),
             size: self.size.into(),
-            crypt_method: 0.into(),
+            crypt_method: if self.encrypted { LUKS } else { 0 }.into(),
             l1_entries: self.l1_entries.into(),
             l1_offset: self.l1_offset.into(),
             refcount_table_offset: self.refcount_table_offset.into(),
@@ -363,11 +369,12 @@ fn unsupported_version(version: u32) -> Error {
         .expected("2 or 3")
 }
 
-fn check_crypt(method: u32) -> Result<()> {
+fn is_encrypted(method: u32) -> Result<bool> {
     let name = match method {
-        0 => return Ok(()),
-        1 => "AES encryption is not supported",
-        2 => "LUKS encryption is not supported",
+        0 => return Ok(false),
+        LUKS => return Ok(true),
+        // It has no way to tell a wrong passphrase from the right one.
+        1 => "the old AES encryption is not supported",
         _ => "an unknown encryption method is not supported",
     };
     Err(Error::unsupported("header", name)

@@ -7,6 +7,7 @@ fn sample() -> Header {
         backing_name: None,
         cluster_bits: 16,
         size: 1 << 30,
+        encrypted: false,
         l1_entries: 2,
         l1_offset: 0x30000,
         refcount_table_offset: 0x10000,
@@ -65,8 +66,9 @@ fn a_header_that_is_cut_off_is_truncated() {
 }
 
 #[test]
-fn luks_is_refused_by_name() {
-    for (method, name) in [(1u32, "AES"), (2, "LUKS"), (3, "unknown encryption")] {
+fn encryption_other_than_luks_is_refused_by_name() {
+    assert!(patched(32, &2u32.to_be_bytes()).unwrap().encrypted);
+    for (method, name) in [(1u32, "AES"), (3, "unknown encryption")] {
         let error = patched(32, &method.to_be_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains(name), "{error}");

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::bitmaps;
+use super::encryption::Encryption;
 use super::extensions::Extensions;
 use super::features::{
     self, BITMAPS, CORRUPT, DIRTY, EXTENDED_L2, EXTERNAL_DATA, LAZY_REFCOUNTS, RAW_EXTERNAL,
@@ -24,7 +25,8 @@ const BACKING_NAME: &str = "backing file name";
 /// Opens the image in `storage`, without its parents.
 ///
 /// # Errors
-/// Those of the structures, and `Refused` for an external data file that may not be followed.
+/// Those of the structures, and `Refused` for an external data file that may not be followed and for a passphrase that
+/// does not fit.
 pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
     let mut first = vec![0; storage.len().min(FULL_LENGTH as u64) as usize];
     storage.read_at(&mut first, 0)?;
@@ -41,6 +43,7 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         .as_ref()
         .map(|name| parent(name, &extensions))
         .transpose()?;
+    let encryption = Encryption::read(&*storage, &header, &extensions, context)?;
     let mut storages = Vec::new();
     let mut data = storage.clone();
     if header.has(EXTERNAL_DATA) {
@@ -48,6 +51,10 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         storages.push(data.clone());
     }
     let mut info = describe(&header, &extensions, backing_name);
+    if let Some(encryption) = &encryption {
+        data = encryption.open(&*storage, data, context)?;
+        info.details.extend(encryption.details());
+    }
     let snapshots = match snapshots::read(&*storage, &header) {
         Err(error) if context.snapshot.is_none() => {
             info.warnings
@@ -67,7 +74,10 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         }
         None => header,
     };
-    let source = QcowSource::new(storage, data, &header, context, &mut info.warnings)?;
+    let mut source = QcowSource::new(storage, data, &header, context, &mut info.warnings)?;
+    if let Some(encryption) = &encryption {
+        source.set_aside("the LUKS header", encryption.offset, encryption.length)?;
+    }
     Ok(Layer {
         source: Arc::new(source),
         info,

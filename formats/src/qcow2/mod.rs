@@ -19,6 +19,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `header`, `features`, `extensions` | cluster 0, structure by structure |
+//! | `encryption` | the way to the LUKS header, and the decrypted clusters |
 //! | `l1`, `l2` | what the entries of the two tables mean |
 //! | `refcount` | how often a cluster is used: looked up, and written |
 //! | `source` | from tables to runs |
@@ -27,10 +28,12 @@
 //! | `new_image` | the options of a new image |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
-//! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Encrypted images are refused, internal
-//! snapshots are read on request, and refcounts are looked at only to tell shared clusters from damage.
+//! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Of encrypted images only those
+//! with LUKS are read. Internal snapshots are read on request, and refcounts are looked at only to tell shared clusters
+//! from damage.
 
 mod bitmaps;
+mod encryption;
 mod extensions;
 mod features;
 mod header;

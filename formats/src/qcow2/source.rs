@@ -28,7 +28,7 @@ const WARNINGS: usize = 20;
 pub struct QcowSource {
     /// The image.
     image: StorageRef,
-    /// What standard clusters stand in: the image, or its external data file.
+    /// What standard clusters stand in: the image, or its external data file; what either decrypts to.
     data: StorageRef,
     format: L2Format,
     codec: Codec,
@@ -59,7 +59,8 @@ struct Seen {
 }
 
 impl QcowSource {
-    /// The disk that `header` describes: `image` is the file it stands in, `data` what holds the clusters.
+    /// The disk that `header` describes: `image` is the file it stands in, `data` what holds the clusters, decrypted where
+    /// they are encrypted.
     ///
     /// # Errors
     /// `Truncated` or `Malformed` when header, L1 table and refcount table are not each in a place of their own inside
@@ -109,6 +110,17 @@ impl QcowSource {
         source.collect_refcount_blocks(&refcount_table, refcount_entries)?;
         source.collect_l2_tables(warnings)?;
         Ok(source)
+    }
+
+    /// Keeps clusters away from the `len` bytes at `offset`, which hold `name`.
+    ///
+    /// # Errors
+    /// `Malformed` when something else stands there.
+    pub fn set_aside(&mut self, name: &'static str, offset: u64, len: u64) -> Result<()> {
+        match self.areas.add(name, offset, len) {
+            Some(other) => Err(overlapping(name, other, offset)),
+            None => Ok(()),
+        }
     }
 
     /// Notes where the refcount blocks stand. Entries that are wrong are left out: reading needs no refcounts.

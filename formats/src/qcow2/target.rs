@@ -179,6 +179,7 @@ impl QcowTarget {
             backing_name: None,
             cluster_bits: self.cluster_bits,
             size: self.size,
+            encrypted: false,
             l1_entries: self.l1.len() as u32,
             l1_offset: self.cluster_size(),
             refcount_table_offset: refcounts.table_offset(),

@@ -3,14 +3,15 @@
 // Each test file is a program of its own and uses a part of this; so do the fuzz targets.
 #![allow(dead_code)]
 
+pub mod luks;
 pub mod qcow2;
 pub mod vhd;
 pub mod vmdk;
 pub mod written;
 
 use formats::{
-    BlockSource, Finding, Format, Image, OpenContext, ReferencePolicy, Result, RunReader, driver,
-    open_storage, run_at,
+    BlockSource, Finding, Format, Image, OpenContext, Passphrase, ReferencePolicy, Result,
+    RunReader, driver, open_storage, run_at,
 };
 
 /// Runs that are asked for of one image.
@@ -33,7 +34,10 @@ pub struct Seen {
     pub errors: usize,
 }
 
-/// Opens `bytes` as an image; the files beside it are [`vmdk::files`].
+/// PBKDF2 iterations that an encrypted image may ask for.
+const ITERATIONS: u64 = 10_000;
+
+/// Opens `bytes` as an image; the files beside it are [`vmdk::files`], the passphrase is that of [`luks::image`].
 pub fn open(bytes: Vec<u8>, format: Option<Format>, salvage: bool) -> Result<Image> {
     open_storage(vmdk::memory(bytes), format, &context(salvage))
 }
@@ -42,6 +46,7 @@ fn context(salvage: bool) -> OpenContext {
     OpenContext {
         references: ReferencePolicy::only(vmdk::files()),
         salvage,
+        passphrase: Some(Passphrase::new(luks::PASSPHRASE.to_vec()).with_patience(ITERATIONS)),
         ..OpenContext::default()
     }
 }
@@ -183,5 +188,6 @@ pub fn samples() -> Vec<(&'static str, Format, Vec<u8>)> {
     all.extend(qcow2::kinds().map(|(name, builder)| (name, Format::Qcow2, builder.build())));
     let vmdks = vmdk::kinds().into_iter();
     all.extend(vmdks.map(|(name, image)| (name, Format::Vmdk, image)));
+    all.push(("luks.qcow2", Format::Qcow2, luks::image()));
     all
 }
