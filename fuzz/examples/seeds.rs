@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Result;
 use std::path::Path;
 
-use common::{qcow2, samples};
+use common::{luks, qcow2, samples};
 use formats::Format;
 
 fn main() -> Result<()> {
@@ -40,6 +40,7 @@ fn main() -> Result<()> {
             _ => write("qcow2", name, &[&[0], &image])?,
         }
     }
+    write("luks", "header", &[&luks::header()])?;
     let content: Vec<u8> = (0..4096u32).map(|i| (i / 7) as u8).collect();
     // 3 << 2: a unit of 4 KiB.
     write("codec", "deflate", &[&[3 << 2], &qcow2::deflate(&content)])?;
