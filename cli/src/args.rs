@@ -182,10 +182,13 @@ pub struct Measure {
     pub output: Output,
 }
 
-/// Look for damage in an image: tables that contradict each other or lead nowhere, compressed blocks that do not unpack.
+/// Look for damage in an image: tables that contradict each other or lead nowhere, refcounts that do not count what is
+/// used, compressed blocks whose checksum is wrong.
 ///
 /// Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked at. Exit code 1 means
-/// damaged.
+/// damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else: they are warned of, and
+/// the exit code is 0. So it is with refcounts that are wrong in an image that is marked as dirty. Nothing is written
+/// without --repair.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The image
@@ -193,6 +196,13 @@ pub struct Check {
     /// Its format; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
+    /// Unpack also what carries no checksum: compressed clusters of qcow2
+    #[arg(long)]
+    pub unpack: bool,
+    /// Write to the image to free leaked clusters and set wrong COPIED flags (qcow2); not if anything else is wrong or
+    /// another program has it open
+    #[arg(long)]
+    pub repair: bool,
     #[command(flatten)]
     pub opening: Opening,
     /// Threads

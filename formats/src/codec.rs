@@ -16,6 +16,13 @@ pub enum Codec {
     Zstd,
 }
 
+impl Codec {
+    /// Whether a unit carries a checksum, so that unpacking it shows any damage.
+    pub fn has_checksum(self) -> bool {
+        self == Codec::Zlib
+    }
+}
+
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

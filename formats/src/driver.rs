@@ -4,11 +4,13 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
+use crate::in_place::InPlace;
 use crate::luks::Passphrase;
 use crate::options::{OptionSpec, Options};
 use crate::reference::ReferencePolicy;
@@ -177,6 +179,8 @@ pub enum Detail {
 pub struct Finding {
     /// Whether the image is damaged, or only unusual.
     pub is_damage: bool,
+    /// Whether [`Driver::repair`] can put it right, if nothing else is wrong.
+    pub is_repairable: bool,
     /// What it is.
     pub message: String,
 }
@@ -186,6 +190,7 @@ impl Finding {
     pub fn damage(message: String) -> Finding {
         Finding {
             is_damage: true,
+            is_repairable: false,
             message,
         }
     }
@@ -194,9 +199,37 @@ impl Finding {
     pub fn oddity(message: String) -> Finding {
         Finding {
             is_damage: false,
+            is_repairable: false,
             message,
         }
     }
+}
+
+/// What checking an image brought up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// What is wrong or odd, worst first.
+    pub findings: Vec<Finding>,
+    /// What was counted on the way, in the field's words.
+    pub counts: Vec<(&'static str, u64)>,
+    /// The first file offsets of each sort of finding.
+    pub places: Vec<(&'static str, Vec<u64>)>,
+}
+
+impl From<Vec<Finding>> for CheckReport {
+    fn from(findings: Vec<Finding>) -> CheckReport {
+        CheckReport {
+            findings,
+            ..CheckReport::default()
+        }
+    }
+}
+
+/// What repairing an image changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// How many findings of each sort are put right.
+    pub fixed: Vec<(&'static str, u64)>,
 }
 
 /// How a delta names the image it stands on.
@@ -229,12 +262,36 @@ pub trait Driver: Sync {
     /// Whatever the image has wrong that can be seen without reading all of its tables.
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer>;
 
-    /// Looks at what reading the disk does not show: copies of tables against each other, what nothing refers to.
+    /// Looks at what reading the disk does not show: copies of tables against each other, what nothing refers to. Stops
+    /// with an error soon after `cancel` is set.
     ///
     /// # Errors
     /// What keeps it from looking.
-    fn check(&self, _storage: &StorageRef, _context: &OpenContext) -> Result<Vec<Finding>> {
-        Ok(Vec::new())
+    fn check(
+        &self,
+        _storage: &StorageRef,
+        _context: &OpenContext,
+        _cancel: &AtomicBool,
+    ) -> Result<CheckReport> {
+        Ok(CheckReport::default())
+    }
+
+    /// Puts right what [`Driver::check`] calls repairable, by writing to `out`, the file that `storage` reads. A crash in
+    /// between leaves the image no worse than it was.
+    ///
+    /// # Errors
+    /// `Refused` when something else is wrong with the image: nothing is written then. `Unsupported` where nothing can be
+    /// repaired.
+    fn repair(
+        &self,
+        _storage: &StorageRef,
+        _out: &dyn InPlace,
+        _cancel: &AtomicBool,
+    ) -> Result<Repaired> {
+        Err(Error::unsupported(
+            "repair",
+            format!("images in the format {} cannot be repaired", self.format()),
+        ))
     }
 
     /// Calls `visit` with the ranges of the disk that the dirty bitmap called `bitmap` says were written.

@@ -24,7 +24,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`source`], [`target`] | the two traits, [`Run`] and [`Mapping`], [`Placement`] |
-//! | [`storage`] | files, block devices, slices of them, memory |
+//! | [`storage`], [`in_place`] | files, block devices, slices of them, memory; a file that is repaired |
 //! | [`mod@driver`] | the registry: one line a format |
 //! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
 //! | [`stack`] | chains, pieces in a row, windows: disks made of disks |
@@ -40,6 +40,7 @@ pub mod budget;
 pub mod codec;
 pub mod driver;
 mod error;
+pub mod in_place;
 mod joined;
 mod luks;
 pub mod open;
@@ -61,10 +62,11 @@ pub mod vmdk;
 
 pub use codec::Codec;
 pub use driver::{
-    DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext, driver,
-    format_by_name,
+    CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext,
+    Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
+pub use in_place::{InPlace, InPlaceFile};
 pub use luks::Passphrase;
 pub use open::{Image, LayerFile, open, open_storage};
 pub use options::Options;

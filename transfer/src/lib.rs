@@ -49,7 +49,7 @@ pub mod segments;
 pub mod store;
 pub mod zero;
 
-pub use check::check;
+pub use check::{Unpack, check, check_structures, repair};
 pub use compare::{Comparison, Difference, compare};
 pub use convert::{ConvertOptions, Converted, Measured, Place, convert, digest, measure};
 pub use digest::Algorithm;

@@ -1,12 +1,16 @@
-//! `check`: whether an image is whole.
+//! `check`: whether an image is whole; with `--repair` the one verb that writes to an image that is there.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use formats::open::open_alone;
-use formats::{ErrorKind, FileStorage, Finding, StorageRef, driver, probe};
+use formats::{
+    CheckReport, Driver, Error, ErrorKind, FileStorage, InPlaceFile, OpenContext, StorageRef,
+    driver, probe,
+};
 use serde::Serialize;
-use transfer::{Losses, Progress, Setting};
+use transfer::{Losses, Progress, Setting, Unpack};
 
 use crate::args;
 use crate::failure::Failure;
@@ -15,7 +19,7 @@ use crate::{open, report, watch};
 /// Damaged ranges that people are shown one by one.
 const RANGES_SHOWN: usize = 50;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Answer {
     file: String,
     format: Option<String>,
@@ -25,6 +29,14 @@ struct Answer {
     lost: Vec<Range>,
     lost_bytes: u64,
     warnings: Vec<String>,
+    /// What was counted on the way.
+    counts: BTreeMap<&'static str, u64>,
+    /// The first file offsets of each sort of finding.
+    places: BTreeMap<&'static str, Vec<u64>>,
+    /// What `--repair` put right.
+    repaired: Option<BTreeMap<&'static str, u64>>,
+    /// Why `--repair` wrote nothing.
+    not_repaired: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -38,21 +50,9 @@ struct Range {
 pub fn run(arguments: &args::Check) -> Result<ExitCode, Failure> {
     let mut answer = Answer {
         file: arguments.image.display().to_string(),
-        format: None,
-        damaged: false,
-        damage: Vec::new(),
-        lost: Vec::new(),
-        lost_bytes: 0,
-        warnings: Vec::new(),
+        ..Answer::default()
     };
-    match look(arguments, &mut answer) {
-        Err(Failure(transfer::Error::Image(error)))
-            if matches!(error.kind(), ErrorKind::Malformed | ErrorKind::Truncated) =>
-        {
-            answer.damage.push(error.to_string());
-        }
-        looked => looked?,
-    }
+    look(arguments, &mut answer)?;
     answer.damaged = !answer.damage.is_empty() || !answer.lost.is_empty();
     if arguments.output.json {
         report::json(&answer)?;
@@ -67,12 +67,14 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     let named = open::format(arguments.source_format.as_deref())?;
     let storage: StorageRef = Arc::new(FileStorage::open(&arguments.image)?);
     let format = match named {
-        Some(format) => format,
-        None => probe(storage.as_ref())?,
+        Some(format) => Ok(format),
+        None => probe(storage.as_ref()),
+    };
+    let Some(format) = answer.unless_damage(format)? else {
+        return Ok(());
     };
     answer.format = Some(format.to_string());
-    let (layer, _) = open_alone(&arguments.image, Some(format), &context)?;
-    answer.warnings.clone_from(&layer.info.warnings);
+    let opened = open_alone(&arguments.image, Some(format), &context);
     let cancel = open::cancel_on_signals()?;
     let progress = Progress::default();
     let setting = Setting {
@@ -81,15 +83,92 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
         progress: &progress,
         salvage: None,
     };
+    let driver = driver(format);
+    // An image that does not open is looked at all the same: more can be said than the first thing that is wrong.
+    if opened.as_ref().map_or_else(is_damage, |_| true) {
+        let checked = structures(arguments, driver, &storage, &context, &setting, answer);
+        match (checked, &opened) {
+            (Err(Failure(transfer::Error::Image(_))), Err(_)) => {}
+            (Err(Failure(transfer::Error::Image(error))), Ok(_)) if is_damage(&error) => {
+                answer.damage.push(error.to_string());
+            }
+            (checked, _) => checked?,
+        }
+    }
+    let (layer, _) = match opened {
+        Ok(opened) => opened,
+        // Said in better words.
+        Err(error) if is_damage(&error) && !answer.damage.is_empty() => return Ok(()),
+        Err(error) => return answer.unless_damage(Err(error)).map(|_: Option<()>| ()),
+    };
+    answer.warnings.extend(layer.info.warnings);
+    let unpack = match arguments.unpack {
+        true => Unpack::All,
+        false => Unpack::Checksummed,
+    };
     let losses = watch::watched(&arguments.output, &progress, || {
-        transfer::check(&layer.source, &setting)
+        transfer::check(&layer.source, unpack, &setting)
     })?;
     answer.take_losses(&losses);
-    answer.take_findings(driver(format).check(&layer.storage, &context)?);
     Ok(())
 }
 
+/// Looks at what reading does not show, and repairs it if that is wanted.
+fn structures(
+    arguments: &args::Check,
+    driver: &dyn Driver,
+    storage: &StorageRef,
+    context: &OpenContext,
+    setting: &Setting<'_>,
+    answer: &mut Answer,
+) -> Result<(), Failure> {
+    // Locked before the first look, so that what is repaired is what was seen.
+    let file = match arguments.repair {
+        true => Some(InPlaceFile::open(storage.as_ref())?),
+        false => None,
+    };
+    let mut report = transfer::check_structures(driver, storage, context, setting)?;
+    if let Some(file) = file {
+        let is_damaged = report.findings.iter().any(|finding| finding.is_damage);
+        if report.findings.iter().any(|finding| finding.is_repairable) {
+            match transfer::repair(driver, storage, &file, setting) {
+                Ok(repaired) => {
+                    answer.repaired = Some(repaired.fixed.into_iter().collect());
+                    report = transfer::check_structures(driver, storage, context, setting)?;
+                }
+                Err(transfer::Error::Image(error))
+                    if is_damaged && error.kind() == ErrorKind::Refused =>
+                {
+                    answer.not_repaired = Some(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else if is_damaged {
+            answer.not_repaired = Some("nothing of this can be repaired".to_owned());
+        }
+    }
+    answer.take_report(report);
+    Ok(())
+}
+
+/// Whether the image is at fault, rather than this program or its surroundings.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Malformed | ErrorKind::Truncated)
+}
+
 impl Answer {
+    /// Notes an error that tells of damage; any other one is passed on.
+    fn unless_damage<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Failure> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_damage(&error) => {
+                self.damage.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn take_losses(&mut self, losses: &Losses) {
         self.lost_bytes = losses.bytes;
         let ranges = losses.holes.iter().map(|hole| Range {
@@ -100,15 +179,26 @@ impl Answer {
         self.lost.extend(ranges);
     }
 
-    fn take_findings(&mut self, findings: Vec<Finding>) {
-        for finding in findings {
+    fn take_report(&mut self, report: CheckReport) {
+        for finding in report.findings {
             if finding.is_damage {
                 self.damage.push(finding.message);
             } else {
                 self.warnings.push(finding.message);
             }
         }
+        self.counts = report.counts.into_iter().collect();
+        self.places = report.places.into_iter().collect();
     }
+}
+
+/// The counts in one line.
+fn counts(counts: &BTreeMap<&'static str, u64>) -> String {
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(name, count)| format!("{} {count}", name.replace('_', " ")))
+        .collect();
+    counts.join(", ")
 }
 
 fn text(answer: &Answer) -> String {
@@ -128,6 +218,15 @@ fn text(answer: &Answer) -> String {
     if answer.lost.len() > RANGES_SHOWN {
         let more = answer.lost.len() - RANGES_SHOWN;
         text += &format!("damage: {more} more ranges; --json lists them\n");
+    }
+    if let Some(repaired) = &answer.repaired {
+        text += &format!("repaired: {}\n", counts(repaired));
+    }
+    if let Some(why) = &answer.not_repaired {
+        text += &format!("not repaired: {why}\n");
+    }
+    if !answer.counts.is_empty() {
+        text += &format!("counted: {}\n", counts(&answer.counts));
     }
     let verdict = match (answer.damaged, answer.lost_bytes) {
         (true, 0) => "damaged".to_owned(),

@@ -1,34 +1,46 @@
-//! Dirty bitmaps: which parts of the disk were written since some moment (qcow2 spec, "Bitmaps extension").
+//! Persistent bitmaps: the extension that points to their directory, and the directory (qcow2 spec, "Bitmaps").
 
 use std::ops::Range;
 
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::extensions::BitmapsExtension;
 use super::header::Header;
 use super::l1::OFFSET_MASK;
 use crate::error::{Error, Result};
-use crate::storage::StorageRef;
+use crate::storage::{Storage, StorageRef, read_array};
 use crate::table::PagedTable;
 
-const DIRECTORY: &str = "bitmap directory";
-const TABLE: &str = "bitmap table";
+/// Most bitmaps that an image has: a limit of QEMU.
+const BITMAPS_MAX: u32 = 65_535;
+/// Most bytes that the directory has: a limit of QEMU.
+const DIRECTORY_MAX_BYTES: u64 = 1024 * BITMAPS_MAX as u64;
+/// Most entries that a bitmap's table has: a limit of QEMU.
+const TABLE_MAX_ENTRIES: u32 = 1 << 27;
+/// Most bytes of a name (qcow2 spec, "Bitmap directory").
+const NAME_MAX: u16 = 1023;
+/// The only type there is: dirty tracking.
+const DIRTY_TRACKING: u8 = 1;
+const IN_USE: u32 = 1 << 0;
+const AUTO: u32 = 1 << 1;
+const EXTRA_COMPATIBLE: u32 = 1 << 2;
+/// Bytes of a directory entry in front of its extra data.
+const FIXED: usize = 24;
 
-/// Most bitmaps of an image, a limit of QEMU.
-const MOST: u32 = 65535;
-/// Most bytes of the directory, a limit of QEMU.
-const MOST_BYTES: u64 = 64 << 20;
-
-/// The bitmap was not saved properly, or belongs to somebody who is running.
-const IN_USE: u32 = 1;
-/// QEMU goes on with it by itself.
-const AUTO: u32 = 2;
-
-/// The fixed part of an entry of the directory.
-#[derive(Debug, FromBytes, Immutable, KnownLayout, Unaligned)]
+/// The bitmaps extension as it stands on disk.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct Raw {
+struct ExtensionFields {
+    count: U32,
+    reserved: U32,
+    directory_bytes: U64,
+    directory_offset: U64,
+}
+
+/// The fields that each directory entry has, as they stand on disk.
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct EntryFields {
     table_offset: U64,
     table_entries: U32,
     flags: U32,
@@ -38,100 +50,208 @@ struct Raw {
     extra_length: U32,
 }
 
-const FIXED: usize = size_of::<Raw>();
+/// Where an image says that its bitmaps are listed. Nothing of it is checked before [`Bitmaps::new`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapDirectory {
+    /// Number of bitmaps.
+    pub count: u32,
+    /// File offset of the directory.
+    pub offset: u64,
+    /// Bytes of the directory.
+    pub bytes: u64,
+}
 
-/// A bitmap.
+impl BitmapDirectory {
+    /// Takes the data of the extension, which stands in the file at `at`.
+    ///
+    /// # Errors
+    /// `Malformed` when it is too short.
+    pub fn parse(data: &[u8], at: u64) -> Result<BitmapDirectory> {
+        let (fields, _) = ExtensionFields::read_from_prefix(data).map_err(|_| {
+            Error::malformed("bitmaps extension", "is too short")
+                .at(at)
+                .found(format!("{} bytes", data.len()))
+                .expected("24 bytes")
+        })?;
+        Ok(BitmapDirectory {
+            count: fields.count.get(),
+            offset: fields.directory_offset.get(),
+            bytes: fields.directory_bytes.get(),
+        })
+    }
+}
+
+/// A persistent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bitmap {
-    /// Its name.
+    /// What it is called.
     pub name: String,
-    /// `log2` of the guest bytes that a bit stands for.
-    pub granularity_bits: u32,
-    /// Whether it was not saved properly: what it says is not to be trusted.
+    /// `log2` of the guest bytes that a bit stands for, at most 63.
+    pub granularity_bits: u8,
+    /// Whether somebody did not finish writing to it: it says nothing.
     pub in_use: bool,
-    /// Whether QEMU goes on with it by itself.
+    /// Whether it records what is written.
     pub auto: bool,
-    /// File offset of its table.
+    /// File offset of its table, a multiple of the cluster size.
     pub table_offset: u64,
-    /// Entries of its table.
+    /// Entries of its table, at most 2^27.
     pub table_entries: u32,
 }
 
-/// The bitmaps that `extension` leads to.
-///
-/// # Errors
-/// `Truncated`, `Malformed` or `Limit` when the directory is not what it must be.
-pub fn read(
-    storage: &StorageRef,
-    header: &Header,
-    extension: &BitmapsExtension,
-) -> Result<Vec<Bitmap>> {
-    let BitmapsExtension {
-        count,
-        size,
-        offset,
-    } = *extension;
-    if count > MOST || size > MOST_BYTES {
-        return Err(Error::limit(DIRECTORY, "is too large")
-            .at(offset)
-            .found(format!("{count} bitmaps in {size} bytes"))
-            .expected(format!("at most {MOST} in {MOST_BYTES}")));
-    }
-    if !offset.is_multiple_of(header.cluster_size()) {
-        return Err(Error::malformed(DIRECTORY, "does not start with a cluster").at(offset));
-    }
-    if offset
-        .checked_add(size)
-        .is_none_or(|end| end > storage.len())
-    {
-        return Err(Error::truncated(DIRECTORY, "runs out of the file")
-            .at(offset)
-            .found(format!("{size} bytes")));
-    }
-    let mut directory = vec![0; size as usize];
-    storage.read_at(&mut directory, offset)?;
-    let mut bitmaps = Vec::new();
-    let mut at = 0;
-    for _ in 0..count {
-        let (bitmap, len) = entry(&directory, at).map_err(|e| e.at(offset + at as u64))?;
-        bitmaps.push(bitmap);
-        at += len;
-    }
-    Ok(bitmaps)
+/// The bitmap directory of an image, read entry by entry. After an error there are no more.
+pub struct Bitmaps<'a> {
+    storage: &'a dyn Storage,
+    cluster_size: u64,
+    at: u64,
+    end: u64,
+    left: u32,
 }
 
-fn entry(directory: &[u8], at: usize) -> Result<(Bitmap, usize)> {
-    let short = || Error::malformed(DIRECTORY, "an entry runs out of it");
-    let rest = directory.get(at..).ok_or_else(short)?;
-    let (raw, rest) = Raw::read_from_prefix(rest).map_err(|_| short())?;
-    if raw.kind != 1 {
-        return Err(
-            Error::unsupported(DIRECTORY, "a bitmap is of an unknown type")
-                .found(raw.kind)
-                .expected("1 (dirty tracking)"),
-        );
+impl<'a> Bitmaps<'a> {
+    /// The directory of the image in `storage`.
+    ///
+    /// # Errors
+    /// `Limit` for more than anybody makes, `Malformed` and `Truncated` when it is not in clusters of the file.
+    pub fn new(
+        storage: &'a dyn Storage,
+        directory: BitmapDirectory,
+        cluster_size: u64,
+    ) -> Result<Bitmaps<'a>> {
+        let BitmapDirectory {
+            count,
+            offset,
+            bytes,
+        } = directory;
+        if count > BITMAPS_MAX || bytes > DIRECTORY_MAX_BYTES {
+            return Err(Error::limit("bitmap directory", "is too large")
+                .at(offset)
+                .found(format!("{count} bitmaps in {bytes} bytes"))
+                .expected(format!("at most {BITMAPS_MAX} in {DIRECTORY_MAX_BYTES}")));
+        }
+        if offset == 0 || !offset.is_multiple_of(cluster_size) {
+            return Err(
+                Error::malformed("bitmap directory", "does not start with a cluster")
+                    .at(offset)
+                    .expected(format!("a multiple of {cluster_size}")),
+            );
+        }
+        let end = offset.saturating_add(bytes);
+        if end > storage.len() {
+            return Err(
+                Error::truncated("bitmap directory", "runs past the end of the file")
+                    .at(offset)
+                    .found(format!("{bytes} bytes in a file of {}", storage.len())),
+            );
+        }
+        Ok(Bitmaps {
+            storage,
+            cluster_size,
+            at: offset,
+            end,
+            left: count,
+        })
     }
-    if raw.granularity_bits > 63 {
-        return Err(
-            Error::malformed(DIRECTORY, "a bitmap has an impossible granularity")
-                .found(format!("2^{}", raw.granularity_bits)),
-        );
+
+    fn read(&mut self) -> Result<Bitmap> {
+        let out_of_place = || {
+            Error::malformed("bitmap directory", "an entry runs out of the directory")
+                .expected(format!("an end at offset {}", self.end))
+        };
+        let room = self.end - self.at;
+        if room < FIXED as u64 {
+            return Err(out_of_place());
+        }
+        let first: [u8; FIXED] = read_array(self.storage, self.at)?;
+        let fields = EntryFields::read_from_bytes(&first).map_err(|_| out_of_place())?;
+        let (extra, name) = (fields.extra_length.get(), fields.name_length.get());
+        let len = FIXED as u64 + u64::from(extra) + u64::from(name);
+        if len.next_multiple_of(8) > room {
+            return Err(out_of_place());
+        }
+        let mut text = vec![0; name.into()];
+        // Inside the directory, which is inside the file.
+        self.storage
+            .read_at(&mut text, self.at + FIXED as u64 + u64::from(extra))?;
+        self.check(&fields)?;
+        self.at += len.next_multiple_of(8);
+        let flags = fields.flags.get();
+        Ok(Bitmap {
+            name: String::from_utf8_lossy(&text).into_owned(),
+            granularity_bits: fields.granularity_bits,
+            in_use: flags & IN_USE != 0,
+            auto: flags & AUTO != 0,
+            table_offset: fields.table_offset.get(),
+            table_entries: fields.table_entries.get(),
+        })
     }
-    let (extra, name) = (
-        raw.extra_length.get() as usize,
-        raw.name_length.get() as usize,
-    );
-    let end = extra.checked_add(name).ok_or_else(short)?;
-    let name = rest.get(extra..end).ok_or_else(short)?;
-    let bitmap = Bitmap {
-        name: String::from_utf8_lossy(name).into_owned(),
-        granularity_bits: raw.granularity_bits.into(),
-        in_use: raw.flags.get() & IN_USE != 0,
-        auto: raw.flags.get() & AUTO != 0,
-        table_offset: raw.table_offset.get(),
-        table_entries: raw.table_entries.get(),
-    };
-    Ok((bitmap, (FIXED + end).next_multiple_of(8)))
+
+    fn check(&self, fields: &EntryFields) -> Result<()> {
+        let wrong = if fields.kind != DIRTY_TRACKING {
+            "a bitmap has an unknown type"
+        } else if fields.granularity_bits > 63 {
+            "a bitmap has an impossible granularity"
+        } else if fields.name_length.get() == 0 || fields.name_length.get() > NAME_MAX {
+            "a bitmap has no name of 1 to 1023 bytes"
+        } else if fields.flags.get() & !(IN_USE | AUTO | EXTRA_COMPATIBLE) != 0 {
+            "a bitmap has reserved flags set"
+        } else if fields.table_offset.get() == 0
+            || !fields.table_offset.get().is_multiple_of(self.cluster_size)
+        {
+            "a bitmap's table does not start with a cluster"
+        } else if fields.table_entries.get() > TABLE_MAX_ENTRIES {
+            "a bitmap's table is too large"
+        } else {
+            return Ok(());
+        };
+        Err(Error::malformed("bitmap directory", wrong))
+    }
+}
+
+impl Iterator for Bitmaps<'_> {
+    type Item = Result<Bitmap>;
+
+    fn next(&mut self) -> Option<Result<Bitmap>> {
+        self.left = self.left.checked_sub(1)?;
+        let at = self.at;
+        let bitmap = self.read().map_err(|e| e.at(at));
+        if bitmap.is_err() {
+            self.left = 0;
+        }
+        Some(bitmap)
+    }
+}
+
+/// What an entry of a bitmap's table says about a part of the bitmap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitmapPart {
+    /// All bits are 0.
+    Zeros,
+    /// All bits are 1.
+    Ones,
+    /// The bits stand in the cluster at this offset, a multiple of the cluster size.
+    Stored(u64),
+}
+
+impl BitmapPart {
+    /// Takes an entry as it stands on disk.
+    ///
+    /// # Errors
+    /// `Malformed` for reserved bits that are set and an offset inside a cluster.
+    pub fn parse(entry: u64, cluster_size: u64) -> Result<BitmapPart> {
+        let offset = entry & OFFSET_MASK;
+        let wrong = if entry & !(OFFSET_MASK | 1) != 0 || (offset != 0 && entry & 1 != 0) {
+            "has reserved bits set"
+        } else if !offset.is_multiple_of(cluster_size) {
+            "points into the middle of a cluster"
+        } else {
+            return Ok(match (offset, entry & 1) {
+                (0, 0) => BitmapPart::Zeros,
+                (0, _) => BitmapPart::Ones,
+                _ => BitmapPart::Stored(offset),
+            });
+        };
+        Err(Error::malformed("bitmap table entry", wrong).found(format!("{entry:#018x}")))
+    }
 }
 
 impl Bitmap {
@@ -148,24 +268,33 @@ impl Bitmap {
     ) -> Result<()> {
         let cluster_size = header.cluster_size();
         let entries = u64::from(self.table_entries);
-        let table = PagedTable::new(storage.clone(), TABLE, self.table_offset, entries, 8)?;
+        let table = PagedTable::new(
+            storage.clone(),
+            "bitmap table",
+            self.table_offset,
+            entries,
+            8,
+        )?;
         // Guest bytes that a cluster of bits covers: more than any disk has, where it does not fit.
-        let coverage = (cluster_size * 8).checked_shl(self.granularity_bits);
+        let coverage = (cluster_size * 8).checked_shl(self.granularity_bits.into());
         let coverage = coverage.filter(|c| c >> self.granularity_bits == cluster_size * 8);
         let coverage = coverage.unwrap_or(u64::MAX);
         for index in 0..size.div_ceil(coverage) {
             if index >= entries {
-                return Err(Error::malformed(TABLE, "is too short for the disk")
-                    .at(self.table_offset)
-                    .found(format!("{entries} entries")));
+                return Err(
+                    Error::malformed("bitmap table", "is too short for the disk")
+                        .at(self.table_offset)
+                        .found(format!("{entries} entries")),
+                );
             }
             let start = index * coverage;
             let end = start.saturating_add(coverage).min(size);
-            let entry = table.be64(index)?;
-            match (entry & OFFSET_MASK, entry & 1 != 0) {
-                (0, false) => {}
-                (0, true) => visit(start..end),
-                (offset, _) => self.bits(storage, offset, cluster_size, start..end, visit)?,
+            match BitmapPart::parse(table.be64(index)?, cluster_size)? {
+                BitmapPart::Zeros => {}
+                BitmapPart::Ones => visit(start..end),
+                BitmapPart::Stored(offset) => {
+                    self.bits(storage, offset, cluster_size, start..end, visit)?;
+                }
             }
         }
         Ok(())
@@ -209,5 +338,79 @@ impl Bitmap {
             at = at.saturating_add(granule.saturating_mul(64));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::storage::MemoryStorage;
+
+    fn entry(name: &str, flags: u32, table: u64) -> Vec<u8> {
+        let mut bytes = table.to_be_bytes().to_vec();
+        bytes.extend(2u32.to_be_bytes());
+        bytes.extend(flags.to_be_bytes());
+        bytes.extend([1, 16]);
+        bytes.extend((name.len() as u16).to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(name.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    fn read(count: u32, directory: &[u8]) -> Result<Vec<Bitmap>> {
+        let mut bytes = vec![0; 512];
+        bytes.extend(directory);
+        let directory = BitmapDirectory {
+            count,
+            offset: 512,
+            bytes: directory.len() as u64,
+        };
+        Bitmaps::new(&MemoryStorage::new(bytes), directory, 512)?.collect()
+    }
+
+    #[test]
+    fn entries_follow_each_other() {
+        let directory = [entry("daily", 2, 1024), entry("a longer name", 1, 2048)].concat();
+        let found = read(2, &directory).unwrap();
+        assert_eq!((&*found[0].name, found[0].auto), ("daily", true));
+        assert_eq!((&*found[1].name, found[1].in_use), ("a longer name", true));
+        assert_eq!((found[1].table_offset, found[1].table_entries), (2048, 2));
+    }
+
+    #[test]
+    fn a_directory_that_is_too_short_or_wrong_is_malformed() {
+        let good = entry("daily", 0, 1024);
+        assert_eq!(read(2, &good).unwrap_err().kind(), ErrorKind::Malformed);
+        assert!(read(1, &good[..good.len() - 8]).is_err());
+        assert!(read(1, &entry("", 0, 1024)).is_err());
+        assert!(read(1, &entry("daily", 8, 1024)).is_err());
+        assert!(read(1, &entry("daily", 0, 1000)).is_err());
+        assert_eq!(read(65_536, &good).unwrap_err().kind(), ErrorKind::Limit);
+    }
+
+    #[test]
+    fn a_directory_past_the_end_of_the_file_is_truncated() {
+        let directory = BitmapDirectory {
+            count: 1,
+            offset: 512,
+            bytes: 32,
+        };
+        let storage = MemoryStorage::new(vec![0; 540]);
+        let error = Bitmaps::new(&storage, directory, 512).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Truncated);
+    }
+
+    #[test]
+    fn parts_of_a_bitmap_are_zeros_ones_or_stored() {
+        assert_eq!(BitmapPart::parse(0, 512).unwrap(), BitmapPart::Zeros);
+        assert_eq!(BitmapPart::parse(1, 512).unwrap(), BitmapPart::Ones);
+        let stored = BitmapPart::parse(0x5000, 512).unwrap();
+        assert_eq!(stored, BitmapPart::Stored(0x5000));
+        for wrong in [2, 0x5001, 1 << 56, 1 << 63] {
+            assert!(BitmapPart::parse(wrong, 512).is_err(), "{wrong:#x}");
+        }
+        assert!(BitmapPart::parse(0x5200, 4096).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Header extensions: what stands between the header and the backing file's name (qcow2 spec, "Header extensions").
 
+use super::bitmaps::BitmapDirectory;
 use super::features::FeatureNames;
 use super::header::Header;
 use crate::error::{Error, Result};
@@ -21,35 +22,10 @@ pub struct Extensions {
     pub data_file: Option<String>,
     /// Names of feature bits.
     pub feature_names: Option<FeatureNames>,
-    /// Where the persistent bitmaps are.
-    pub bitmaps: Option<BitmapsExtension>,
+    /// Where the persistent bitmaps are listed.
+    pub bitmaps: Option<BitmapDirectory>,
     /// File offset and length in bytes of the encryption header.
     pub encryption: Option<(u64, u64)>,
-}
-
-/// Where the bitmap directory stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BitmapsExtension {
-    /// Number of bitmaps.
-    pub count: u32,
-    /// Bytes of the directory.
-    pub size: u64,
-    /// Its file offset.
-    pub offset: u64,
-}
-
-impl BitmapsExtension {
-    /// Count, four reserved bytes, size, offset.
-    fn parse(data: &[u8]) -> Option<BitmapsExtension> {
-        let (count, rest) = data.split_first_chunk()?;
-        let (size, rest) = rest.get(4..)?.split_first_chunk()?;
-        let (offset, _) = rest.split_first_chunk()?;
-        Some(BitmapsExtension {
-            count: u32::from_be_bytes(*count),
-            size: u64::from_be_bytes(*size),
-            offset: u64::from_be_bytes(*offset),
-        })
-    }
 }
 
 impl Extensions {
@@ -104,15 +80,10 @@ impl Extensions {
                 .feature_names
                 .replace(FeatureNames::parse(data))
                 .is_some(),
-            BITMAPS => {
-                let bitmaps = BitmapsExtension::parse(data).ok_or_else(|| {
-                    Error::malformed("bitmaps extension", "is too short")
-                        .at(at)
-                        .found(format!("{} bytes", data.len()))
-                        .expected("24 bytes")
-                })?;
-                self.bitmaps.replace(bitmaps).is_some()
-            }
+            BITMAPS => self
+                .bitmaps
+                .replace(BitmapDirectory::parse(data, at)?)
+                .is_some(),
             ENCRYPTION => self.encryption.replace(pointer(data, at)?).is_some(),
             _ => false,
         };
@@ -206,9 +177,12 @@ mod tests {
             extension(
                 BITMAPS,
                 &[
-                    &[0, 0, 0, 7, 0, 0, 0, 0][..],
-                    &[0, 0, 0, 0, 0, 0, 0, 9],
-                    &[1; 8],
+                    [0, 0, 0, 7],
+                    [0; 4],
+                    [0; 4],
+                    [0, 0, 1, 0],
+                    [0; 4],
+                    [0, 5, 0, 0],
                 ]
                 .concat(),
             ),
@@ -219,8 +193,12 @@ mod tests {
         let found = Extensions::parse(&area, 104).unwrap();
         assert_eq!(found.backing_format.as_deref(), Some("raw"));
         assert_eq!(found.data_file.as_deref(), Some("disk.data"));
-        let bitmaps = found.bitmaps.unwrap();
-        assert_eq!((bitmaps.count, bitmaps.size), (7, 9));
+        let expected = BitmapDirectory {
+            count: 7,
+            offset: 0x50000,
+            bytes: 256,
+        };
+        assert_eq!(found.bitmaps, Some(expected));
     }
 
     #[test]

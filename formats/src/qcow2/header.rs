@@ -94,7 +94,7 @@ pub struct Header {
     pub refcount_table_clusters: u32,
     /// Number of internal snapshots.
     pub snapshots: u32,
-    /// File offset of the snapshot table.
+    /// File offset of the snapshot table. It is not checked: most readers have no use for it.
     pub snapshots_offset: u64,
     /// Feature bits that a reader must know; all of them are.
     pub incompatible: u64,
@@ -408,4 +408,4 @@ fn codec(compression_type: u8) -> Result<Codec> {
 
 #[cfg(test)]
 #[path = "header_tests.rs"]
-mod tests;
+pub(super) mod tests;

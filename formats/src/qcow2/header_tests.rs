@@ -1,7 +1,7 @@
 use super::*;
 use crate::ErrorKind;
 
-fn sample() -> Header {
+pub fn sample() -> Header {
     Header {
         version: 3,
         backing_name: None,

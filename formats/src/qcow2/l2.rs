@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::joined::PackedRange;
 
 /// Bit 62: the cluster is compressed.
-const COMPRESSED: u64 = 1 << 62;
+pub const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of a standard entry of version 3: the cluster reads as zeros.
 pub const ZERO: u64 = 1;
 /// Subclusters of a cluster.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::bitmaps;
+use super::bitmaps::{Bitmap, BitmapDirectory, Bitmaps};
 use super::encryption::Encryption;
 use super::extensions::Extensions;
 use super::features::{
@@ -55,7 +55,7 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         data = encryption.open(&*storage, data, context)?;
         info.details.extend(encryption.details());
     }
-    let snapshots = match snapshots::read(&*storage, &header) {
+    let snapshots = match snapshots::all(&*storage, &header) {
         Err(error) if context.snapshot.is_none() => {
             info.warnings
                 .push(format!("the snapshots cannot be read: {error}"));
@@ -176,7 +176,7 @@ fn describe_bitmaps(
     let mut records = Vec::new();
     if let Some(extension) = &extensions.bitmaps {
         let consistent = header.autoclear & BITMAPS != 0;
-        match bitmaps::read(storage, header, extension) {
+        match all_bitmaps(storage, header, extension) {
             Ok(bitmaps) => {
                 for bitmap in bitmaps {
                     let mut dirty: u64 = 0;
@@ -207,6 +207,14 @@ fn describe_bitmaps(
     info.details.push(("bitmaps", Detail::Records(records)));
 }
 
+fn all_bitmaps(
+    storage: &StorageRef,
+    header: &Header,
+    directory: &BitmapDirectory,
+) -> Result<Vec<Bitmap>> {
+    Bitmaps::new(&**storage, *directory, header.cluster_size())?.collect()
+}
+
 /// Calls `visit` with the ranges that the bitmap called `name` says were written.
 ///
 /// # Errors
@@ -221,7 +229,7 @@ pub fn dirty_ranges(
     let header = Header::parse(&first)?;
     let extensions = Extensions::read(&**storage, &header)?;
     let bitmaps = match &extensions.bitmaps {
-        Some(extension) => bitmaps::read(storage, &header, extension)?,
+        Some(extension) => all_bitmaps(storage, &header, extension)?,
         None => Vec::new(),
     };
     let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.name == name) else {

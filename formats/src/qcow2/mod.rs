@@ -22,10 +22,12 @@
 //! | `encryption` | the way to the LUKS header, and the decrypted clusters |
 //! | `l1`, `l2` | what the entries of the two tables mean |
 //! | `refcount` | how often a cluster is used: looked up, and written |
+//! | `snapshots`, `bitmaps` | the lists of internal snapshots and of persistent bitmaps |
 //! | `source` | from tables to runs |
 //! | `snapshots`, `bitmaps` | older states of the disk; what was written since |
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `new_image` | the options of a new image |
+//! | `check` | every use of every cluster against the refcounts; repairing them |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Of encrypted images only those
@@ -33,6 +35,7 @@
 //! from damage.
 
 mod bitmaps;
+mod check;
 mod encryption;
 mod extensions;
 mod features;
@@ -53,9 +56,11 @@ mod tests;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use crate::driver::{Driver, Format, Head, Layer, OpenContext};
+use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext, Repaired};
 use crate::error::Result;
+use crate::in_place::InPlace;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -87,6 +92,24 @@ impl Driver for Qcow2Driver {
         visit: &mut dyn FnMut(Range<u64>),
     ) -> Result<()> {
         layer::dirty_ranges(storage, bitmap, visit)
+    }
+
+    fn check(
+        &self,
+        storage: &StorageRef,
+        _context: &OpenContext,
+        cancel: &AtomicBool,
+    ) -> Result<CheckReport> {
+        check::check(storage, cancel)
+    }
+
+    fn repair(
+        &self,
+        storage: &StorageRef,
+        out: &dyn InPlace,
+        cancel: &AtomicBool,
+    ) -> Result<Repaired> {
+        check::repair(storage, out, cancel)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

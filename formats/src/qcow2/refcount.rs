@@ -67,7 +67,7 @@ impl Refcounts {
 
 /// The entry of `1 << order` bits that starts at `bit` of a word: big-endian from a byte on, and the low bits first
 /// within a byte.
-fn pick(word: [u8; 8], order: u32, bit: u64) -> u64 {
+pub fn pick(word: [u8; 8], order: u32, bit: u64) -> u64 {
     let width = 1u64 << order;
     let shift = if width >= 8 {
         64 - bit - width
@@ -78,17 +78,18 @@ fn pick(word: [u8; 8], order: u32, bit: u64) -> u64 {
 }
 
 /// Writes entry `index` of `1 << order` bits: as [`pick`] reads it.
-fn put(block: &mut [u8], order: u32, index: u64, count: u16) {
+pub fn put(block: &mut [u8], order: u32, index: u64, count: u64) {
     let bit = index << order;
     let at = (bit / 8) as usize;
     if order < 3 {
         if let Some(byte) = block.get_mut(at) {
-            *byte |= (count as u8) << (bit % 8);
+            let (shift, mask) = (bit % 8, (1u8 << (1u32 << order)) - 1);
+            *byte = *byte & !(mask << shift) | (count as u8 & mask) << shift;
         }
         return;
     }
     let width = 1usize << (order - 3);
-    let bytes = u64::from(count).to_be_bytes();
+    let bytes = count.to_be_bytes();
     if let Some(entry) = block.get_mut(at..at + width) {
         entry.copy_from_slice(&bytes[8 - width..]);
     }
@@ -156,7 +157,7 @@ impl RefcountLayout {
             let mut bytes = vec![0; ((entries << self.order).div_ceil(8)) as usize];
             for index in 0..entries {
                 let count = counts.get((counted + index) as usize).unwrap_or(&1);
-                put(&mut bytes, self.order, index, *count);
+                put(&mut bytes, self.order, index, (*count).into());
             }
             out.write_at(&bytes, (self.used + block) * self.cluster_size)?;
             counted += entries;

@@ -42,11 +42,12 @@ mod target_extents;
 mod target_stream;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use self::new_image::{NewImage, OPTIONS, Subformat};
 use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
-use crate::driver::{Driver, Finding, Format, Head, Layer, OpenContext};
+use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -78,8 +79,13 @@ impl Driver for VmdkDriver {
         layer::open(&storage, context)
     }
 
-    fn check(&self, storage: &StorageRef, context: &OpenContext) -> Result<Vec<Finding>> {
-        check::check(storage, context)
+    fn check(
+        &self,
+        storage: &StorageRef,
+        context: &OpenContext,
+        _cancel: &AtomicBool,
+    ) -> Result<CheckReport> {
+        Ok(check::check(storage, context)?.into())
     }
 
     fn options(&self) -> &'static [OptionSpec] {

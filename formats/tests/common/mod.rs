@@ -9,6 +9,8 @@ pub mod vhd;
 pub mod vmdk;
 pub mod written;
 
+use std::sync::atomic::AtomicBool;
+
 use formats::{
     BlockSource, Finding, Format, Image, OpenContext, Passphrase, ReferencePolicy, Result,
     RunReader, driver, open_storage, run_at,
@@ -53,7 +55,9 @@ fn context(salvage: bool) -> OpenContext {
 
 /// What checking `bytes` brings up, besides what reading them does.
 pub fn check(bytes: &[u8], format: Format) -> Result<Vec<Finding>> {
-    driver(format).check(&vmdk::memory(bytes.to_vec()), &context(false))
+    let storage = vmdk::memory(bytes.to_vec());
+    let report = driver(format).check(&storage, &context(false), &AtomicBool::new(false));
+    Ok(report?.findings)
 }
 
 /// Maps a disk to its end, or as far as is sensible, and reads some of it. Past an error it goes on with the next
