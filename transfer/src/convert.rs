@@ -177,9 +177,20 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
-        let real = self.check_name(path, force)?;
+        let given = path;
+        let real = self.check_name(given, force)?;
         let path = real.as_path();
         let further = target.further_parts();
+        let is_link = std::fs::symlink_metadata(given).is_ok_and(|meta| meta.is_symlink());
+        if is_link && !further.is_empty() {
+            return Err(Error::refused(
+                "target",
+                "is a link: the files that belong together would stand in two folders",
+            )
+            .hint("name the file that the link leads to")
+            .in_file(given)
+            .into());
+        }
         for name in &further {
             self.refuse_own_source(&path.with_file_name(name))?;
         }

@@ -167,8 +167,9 @@ impl Checker<'_> {
                     walk.step(next);
                 }
                 Marker::EndOfStream if zeros => {
-                    walk.end_sectors += 1;
-                    walk.at += SECTOR;
+                    let sectors = zero_sectors(self.storage.as_ref(), walk.at)?;
+                    walk.end_sectors += sectors;
+                    walk.at += sectors * SECTOR;
                 }
                 Marker::EndOfStream => break,
                 Marker::GrainTable(sectors)
@@ -298,6 +299,13 @@ fn same(first: &Option<Vec<u8>>, second: &Option<Vec<u8>>) -> bool {
             .is_none_or(|bytes| !bytes.is_empty() && bytes.iter().all(|b| *b == 0))
     };
     first == second || empty(first) && empty(second)
+}
+
+/// Sectors from the one at `offset`, which is zero, that are known to be zero too: a hole is passed over in one go.
+pub fn zero_sectors(storage: &dyn Storage, offset: u64) -> Result<u64> {
+    let left = storage.len().saturating_sub(offset);
+    let (len, is_data) = storage.extent(offset, left.max(1))?;
+    Ok(if is_data { 1 } else { (len / SECTOR).max(1) })
 }
 
 fn is_zero(storage: &dyn Storage, offset: u64) -> Result<bool> {

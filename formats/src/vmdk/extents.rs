@@ -53,6 +53,7 @@ impl Extents {
             image,
             context,
             single: descriptor.extents.len() == 1,
+            is_delta: descriptor.parent_cid()?.is_some(),
             own,
             files: HashMap::new(),
             sparse: HashMap::new(),
@@ -87,6 +88,8 @@ struct Opener<'a> {
     context: &'a OpenContext,
     /// Whether there is only one line.
     single: bool,
+    /// Whether the descriptor names a parent.
+    is_delta: bool,
     own: Option<Own>,
     /// Files that were opened, by their names.
     files: HashMap<String, StorageRef>,
@@ -126,18 +129,33 @@ impl Opener<'_> {
         let Some(own) = self.own.take() else {
             return Err(Error::malformed(STRUCTURE, "is named twice").found(line));
         };
-        let mut len = line.len;
-        self.check_capacity(line, own.capacity)?;
-        if self.single && own.capacity > len {
-            // No byte may be lost, and writers disagree which of the two numbers to round up.
-            self.found.warnings.push(format!(
-                "the extent has {} and its descriptor says {}: all of it is read",
-                in_sectors(own.capacity),
-                in_sectors(len)
-            ));
-            len = own.capacity;
-        }
+        let len = self.length(line, own.source.as_ref(), own.capacity)?;
         Ok((len, own.source))
+    }
+
+    /// What of an extent of `capacity` bytes belongs to the disk: what the line says, and of a single extent all.
+    fn length(
+        &mut self,
+        line: &ExtentLine,
+        source: &dyn BlockSource,
+        capacity: u64,
+    ) -> Result<u64> {
+        self.check_capacity(line, capacity)?;
+        let what_counts = if self.single {
+            "all of it is read"
+        } else {
+            "the rest is left out"
+        };
+        // Writers disagree which of the two numbers to round up to a grain; of a single extent no byte may be lost.
+        let tolerated = if self.single { 1 } else { source.block_size() };
+        if capacity - line.len >= tolerated {
+            self.found.warnings.push(format!(
+                "the extent has {} and its descriptor says {}: {what_counts}",
+                in_sectors(capacity),
+                in_sectors(line.len)
+            ));
+        }
+        Ok(if self.single { capacity } else { line.len })
     }
 
     fn check_capacity(&self, line: &ExtentLine, capacity: u64) -> Result<()> {
@@ -190,7 +208,15 @@ impl Opener<'_> {
                 extent.source
             }
             (ExtentType::VmfsSparse, Kind::Cowd) => {
-                cowd::open(&storage, self.context).map_err(in_file)?.source
+                let extent = cowd::open(&storage, self.context).map_err(in_file)?;
+                if !extent.is_root && !self.is_delta {
+                    return Err(Error::malformed(
+                        STRUCTURE,
+                        "is a delta, but the descriptor names no parent",
+                    )
+                    .in_file(storage.path()));
+                }
+                extent.source
             }
             (ExtentType::SeSparse, Kind::SeSparse) => {
                 sesparse::open(&storage, self.context).map_err(in_file)?
@@ -205,8 +231,8 @@ impl Opener<'_> {
                 .in_file(storage.path()));
             }
         };
-        self.check_capacity(line, source.size()).map_err(in_file)?;
-        Ok((line.len, source))
+        let len = self.length(line, source.as_ref(), source.size());
+        Ok((len.map_err(in_file)?, source))
     }
 
     fn file(&mut self, file: &ExtentFile) -> Result<StorageRef> {

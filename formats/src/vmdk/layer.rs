@@ -65,8 +65,9 @@ impl Kind {
 pub fn open(storage: &StorageRef, context: &OpenContext) -> Result<Layer> {
     match Kind::read(storage.as_ref())? {
         Kind::Descriptor => {
-            let descriptor = Descriptor::parse(&descriptor_text(storage.as_ref())?)?;
-            from_descriptor(storage, descriptor, None, context)
+            let text = descriptor_text(storage.as_ref())?;
+            check_end(&text)?;
+            from_descriptor(storage, Descriptor::parse(&text)?, None, context)
         }
         Kind::Hosted => {
             let mut extent = hosted::open(storage, context)?;
@@ -107,6 +108,19 @@ pub fn descriptor_text(storage: &dyn Storage) -> Result<Vec<u8>> {
     let mut text = vec![0; storage.len() as usize];
     storage.read_at(&mut text, 0)?;
     Ok(text)
+}
+
+/// Fails when a text goes on behind a NUL: damage in its middle must not make the disk shorter.
+fn check_end(text: &[u8]) -> Result<()> {
+    let Some(nul) = text.iter().position(|byte| *byte == 0) else {
+        return Ok(());
+    };
+    if text.iter().skip(nul).all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    Err(Error::malformed("descriptor", "goes on behind a NUL byte")
+        .at(nul as u64)
+        .hint("the file is damaged: find a whole copy"))
 }
 
 /// An extent without the descriptor that belongs to it.
@@ -209,6 +223,12 @@ fn describe(descriptor: &Descriptor) -> Result<LayerInfo> {
     info.details.push(("create_type", text(create_type)));
     info.details.extend(cid.map(|cid| ("cid", hex(cid))));
     let parent = descriptor.parent_cid()?;
+    if parent == Some(LONG_CID) {
+        info.warnings.push(
+            "the descriptor does not say which content its parent must have: it cannot be checked"
+                .to_owned(),
+        );
+    }
     info.details
         .extend(parent.map(|cid| ("parent_cid", hex(cid))));
     let database = [
@@ -234,10 +254,22 @@ fn describe(descriptor: &Descriptor) -> Result<LayerInfo> {
 
 fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
     const STRUCTURE: &str = "parentFileNameHint";
-    let Some(cid) = descriptor.parent_cid()? else {
-        return Ok(None);
-    };
     let hint = descriptor.value("parentFileNameHint").unwrap_or_default();
+    let Some(cid) = descriptor.parent_cid()? else {
+        if hint.is_empty() {
+            return Ok(None);
+        }
+        // Read alone it would be a disk with holes where the parent's data is.
+        return Err(
+            Error::malformed("descriptor", "names a parent, and says that there is none")
+                .found(format!(
+                    "parentFileNameHint {:?}, parentCID {}",
+                    shortened(hint),
+                    descriptor.value("parentCID").unwrap_or("missing")
+                ))
+                .expected("the CID of the parent"),
+        );
+    };
     if hint.is_empty() {
         return Err(
             Error::malformed("descriptor", "is a delta, but names no parent")

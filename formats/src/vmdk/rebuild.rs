@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::SECTOR;
+use super::check::zero_sectors;
 use super::header::SparseHeader;
 use super::marker::{GRAIN_MARKER, Marker};
 use crate::error::{Error, Result};
@@ -66,7 +67,7 @@ pub fn from_markers(
                 at += (GRAIN_MARKER + u64::from(len)).next_multiple_of(SECTOR);
             }
             // Zeros stand at the end, and also between grains where the writer left room.
-            Marker::EndOfStream => at += SECTOR,
+            Marker::EndOfStream => at += zero_sectors(storage.as_ref(), at)? * SECTOR,
             Marker::GrainTable(sectors)
             | Marker::GrainDirectory(sectors)
             | Marker::Footer(sectors)

@@ -98,6 +98,16 @@ impl FileOutput {
             self.take_over_permissions();
         }
         self.sync()?;
+        let folder = self.folder.clone();
+        self.put_in_place(replace)?;
+        sync_folder(&folder)
+    }
+
+    /// Gives the file its name. Neither it nor its folder is synced.
+    ///
+    /// # Errors
+    /// As [`FileOutput::commit`].
+    pub(super) fn put_in_place(self, replace: bool) -> Result<()> {
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::AlreadyExists => already_there(&self.path),
             _ => Error::io("put in place", e).in_file(&self.path),
@@ -118,13 +128,7 @@ impl FileOutput {
                 }
             }
         }
-        // The name is on stable storage only when its folder is.
-        match File::open(&self.folder) {
-            Ok(folder) => folder.sync_all(),
-            // A folder that may be written to but not read: the whole file system then.
-            Err(_) => rustix::fs::syncfs(self.file.file()).map_err(Into::into),
-        }
-        .map_err(|e| Error::io("sync the folder", e).in_file(&self.folder))
+        Ok(())
     }
 
     /// A file that replaces another one is for those whom the other one was for. As far as this user may: a failure is no
@@ -165,6 +169,22 @@ pub fn folder_of(path: &Path) -> &Path {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     }
+}
+
+/// Sees to it that new names in `folder` are on stable storage.
+///
+/// # Errors
+/// `Io` when they may not be.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let synced = match File::open(folder) {
+        Ok(file) => file.sync_all(),
+        // A folder that may be written to but not read: everything then.
+        Err(_) => {
+            rustix::fs::sync();
+            Ok(())
+        }
+    };
+    synced.map_err(|e| Error::io("sync the folder", e).in_file(folder))
 }
 
 /// Bytes that the file system of `folder` has free for this user.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use formats::{Error, PART, Result, StorageRef, WritableStorage};
 
-use super::file::already_there;
+use super::file::{already_there, folder_of, sync_folder};
 use super::{FileOutput, Output};
 
 /// Files that are written together. Offsets are those of [`PART`].
@@ -57,43 +57,33 @@ impl FileSet {
             .collect()
     }
 
-    /// Gives the files their names, the first one last. All are on stable storage before any has a name. When files are
-    /// replaced, the first one goes before the others change: whoever looks in between finds no image, not a mixed one.
+    /// Gives the files their names, the first one last. All are on stable storage before any has a name. Files that are
+    /// replaced are put aside before, the first one first: whoever looks in between finds no image, not a mixed one.
     ///
     /// # Errors
-    /// `Refused` when a name was taken meanwhile, else `Io`; the names that were given are taken back then.
+    /// `Refused` when a name was taken meanwhile, else `Io`; everything is as it was then.
     pub fn commit(self, replace: bool) -> Result<()> {
         self.sync()?;
-        let mut parts = self.parts.into_iter();
-        let Some((path, first)) = parts.next() else {
-            return Ok(());
-        };
-        if replace && parts.len() > 0 {
-            first.take_over_permissions();
-            remove(&path)?;
+        let mut parts = self.parts;
+        if parts.len() < 2 {
+            return parts.pop().map_or(Ok(()), |(_, only)| only.commit(replace));
         }
-        let mut named: Vec<PathBuf> = Vec::new();
-        let mut result = parts.try_for_each(|(path, output)| {
-            output.commit(replace)?;
-            named.push(path);
-            Ok(())
-        });
-        if result.is_ok() {
-            result = first.commit(replace);
+        let folder = folder_of(&parts[0].0).to_owned();
+        let mut moved = Moved::default();
+        let put = moved.put(parts, replace);
+        match &put {
+            Ok(()) => moved.forget_old(),
+            Err(_) => moved.undo(),
         }
-        if result.is_err() {
-            for path in &named {
-                let _ = std::fs::remove_file(path);
-            }
-        }
-        result
+        put?;
+        sync_folder(&folder)
     }
 
     /// The part that holds file offset `offset`, and the offset in there.
     fn part(&self, offset: u64) -> Result<(&FileOutput, u64)> {
         let part = self.parts.get((offset / PART) as usize);
         part.map(|(_, output)| (output, offset % PART))
-            .ok_or_else(|| Error::malformed("target", "has no such part").at(offset))
+            .ok_or_else(|| Error::limit("target", "is larger than any file can be").at(offset))
     }
 }
 
@@ -110,12 +100,59 @@ fn check_part(path: &Path, replace: bool) -> Result<()> {
     }
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove the old file", e).in_file(path))
+/// What was renamed on the way, so that it can be undone.
+#[derive(Default)]
+struct Moved {
+    /// Old files: where they are for the moment, and their names.
+    old: Vec<(PathBuf, PathBuf)>,
+    /// Names that new files have.
+    new: Vec<PathBuf>,
+}
+
+impl Moved {
+    fn put(&mut self, parts: Vec<(PathBuf, FileOutput)>, replace: bool) -> Result<()> {
+        if replace {
+            for (path, output) in &parts {
+                output.take_over_permissions();
+                self.put_aside(path)?;
+            }
         }
-        _ => Ok(()),
+        let mut parts = parts.into_iter();
+        let first = parts.next();
+        for (path, output) in parts.chain(first) {
+            output.put_in_place(false)?;
+            self.new.push(path);
+        }
+        Ok(())
+    }
+
+    fn put_aside(&mut self, path: &Path) -> Result<()> {
+        let hidden = path.with_file_name(format!(
+            ".diskferry-{}-{}.old",
+            std::process::id(),
+            self.old.len()
+        ));
+        match std::fs::rename(path, &hidden) {
+            Ok(()) => self.old.push((hidden, path.to_owned())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("put the old file aside", e).in_file(path)),
+        }
+        Ok(())
+    }
+
+    fn forget_old(&self) {
+        for (hidden, _) in &self.old {
+            let _ = std::fs::remove_file(hidden);
+        }
+    }
+
+    fn undo(&self) {
+        for path in &self.new {
+            let _ = std::fs::remove_file(path);
+        }
+        for (hidden, path) in &self.old {
+            let _ = std::fs::rename(hidden, path);
+        }
     }
 }
 
@@ -187,6 +224,22 @@ mod tests {
         assert_eq!(set.commit(false).unwrap_err().kind(), ErrorKind::Refused);
         assert_eq!(names(), ["c"]);
         assert_eq!(write(false).err().unwrap().kind(), ErrorKind::Refused);
+        // A part that cannot be replaced: everything is as it was.
+        for name in ["a", "b"] {
+            std::fs::write(folder.path().join(name), "old").unwrap();
+        }
+        let set = write(true).unwrap();
+        std::fs::remove_file(folder.path().join("c")).unwrap();
+        std::fs::create_dir_all(folder.path().join("c/full")).unwrap();
+        let hidden = folder
+            .path()
+            .join(format!(".diskferry-{}-2.old", std::process::id()));
+        std::fs::create_dir_all(hidden.join("full")).unwrap();
+        assert_eq!(set.commit(true).unwrap_err().kind(), ErrorKind::Io);
+        std::fs::remove_dir_all(hidden).unwrap();
+        std::fs::remove_dir_all(folder.path().join("c")).unwrap();
+        assert_eq!(names(), ["a", "b"]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
         write(true).unwrap().commit(true).unwrap();
         assert_eq!(names(), ["a", "b", "c"]);
         assert_eq!(std::fs::read(folder.path().join("c")).unwrap(), b"\0third");
