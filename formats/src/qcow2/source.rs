@@ -324,10 +324,10 @@ impl QcowSource {
             run.push(Place::Absent, all);
             return Ok(());
         }
-        let entries = slice
+        // Not `skip`: it would go through all that is in front, once for every compressed cluster.
+        let entries = rest
             .chunks_exact(entry_size as usize)
-            .zip((offset..).step_by(entry_size as usize))
-            .skip(first as usize);
+            .zip((offset + first * entry_size..).step_by(entry_size as usize));
         for (entry, at) in entries {
             self.extend_from_entry(run, entry).map_err(|e| e.at(at))?;
             if !run.is_open() {
