@@ -1,0 +1,133 @@
+//! `check --repair` of qcow2 images: what it puts right, and when it keeps its hands off.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+
+use common::checks::*;
+use common::damage::snapshot;
+use common::peers::{have_qemu, qemu_check, qemu_img};
+use common::{Folder, guest_digest, s, tool};
+
+#[test]
+fn leaks_and_flags_are_repaired() {
+    if !have_qemu() {
+        return;
+    }
+    let mut sample = Sample::new();
+    let digest = guest_digest(&sample.path, &[]);
+    sample.leak();
+    sample.leak();
+    sample.set64(sample.l1(0), sample.get64(sample.l1(0)) & !COPIED);
+    sample.set64(sample.l2(3), sample.get64(sample.l2(3)) & !COPIED);
+    // Its flag is right once its refcount is.
+    sample.set_refcount(sample.host(5), 3);
+    sample.write();
+    assert_eq!(check(&sample.path, &[]).code, Some(1));
+    let finished = check(&sample.path, &["--repair"]);
+    let answer = finished.json();
+    assert_eq!(finished.code, Some(0), "{answer}");
+    assert_eq!(
+        answer["repaired"],
+        serde_json::json!({"leaks": 3, "flags": 2})
+    );
+    qemu_check(&sample.path);
+    is_clean(&sample.path);
+    assert_eq!(guest_digest(&sample.path, &[]), digest);
+}
+
+#[test]
+fn refcounts_of_every_width_are_repaired() {
+    if !have_qemu() {
+        return;
+    }
+    for bits in [2, 4, 8, 16, 32, 64] {
+        let folder = Folder::new();
+        let options = format!("refcount_bits={bits},cluster_size=4k");
+        let image = folder.file("a.qcow2");
+        tool(
+            "qemu-img",
+            &["create", "-f", "qcow2", "-o", &options, s(&image), "12M"],
+        );
+        qemu_io(&image, &["write -P 1 0 1M"]);
+        tool("qemu-img", &["snapshot", "-c", "one", s(&image)]);
+        qemu_io(&image, &["write -P 2 500k 1M"]);
+        let digest = guest_digest(&image, &[]);
+        // Nobody knows of the snapshot any more: what it kept is leaked, and what it shared is not shared.
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&image)
+            .expect("open");
+        file.write_all_at(&[0; 12], 60).expect("write");
+        drop(file);
+        let before = check(&image, &[]).json();
+        assert_eq!(
+            Some(counts(&before)),
+            qemu_counts(&image),
+            "{bits}: {before}"
+        );
+        assert!(counts(&before).leaks > 200, "{before}");
+        let repaired = check(&image, &["--repair"]);
+        assert_eq!(repaired.code, Some(0), "{bits}");
+        assert!(number(&repaired.json()["repaired"], "flags") > 100);
+        qemu_check(&image);
+        assert_eq!(guest_digest(&image, &[]), digest);
+    }
+}
+
+#[test]
+fn nothing_is_written_when_more_is_wrong() {
+    let mut sample = Sample::new();
+    sample.leak();
+    sample.set64(sample.l2(1), sample.get64(sample.l2(0)));
+    sample.write();
+    let before = snapshot(sample.folder.path());
+    let finished = check(&sample.path, &["--repair"]);
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.json()["not_repaired"].is_string());
+    assert!(snapshot(sample.folder.path()) == before);
+}
+
+#[test]
+fn an_image_in_use_is_not_repaired() {
+    if !have_qemu() {
+        return;
+    }
+    let mut sample = Sample::new();
+    sample.leak();
+    sample.write();
+    let mut user = Command::new("qemu-io")
+        .args(["-f", "qcow2", s(&sample.path)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-io");
+    let mut orders = user.stdin.take().expect("its input");
+    // It has the image open once it answers.
+    writeln!(orders, "length").expect("an order");
+    let mut answer = String::new();
+    let mut answers = BufReader::new(user.stdout.take().expect("its output"));
+    answers.read_line(&mut answer).expect("an answer");
+    let finished = check(&sample.path, &["--repair"]);
+    drop(orders);
+    user.wait().expect("qemu-io");
+    assert_eq!(finished.code, Some(5), "{}", finished.text());
+    assert_eq!(check(&sample.path, &["--repair"]).code, Some(0));
+    qemu_check(&sample.path);
+}
+
+#[test]
+fn repairing_a_clean_image_writes_nothing() {
+    if !have_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    let image = qemu_image(&folder, "a.qcow2", "cluster_size=4k");
+    let before = std::fs::read(&image).expect("read");
+    let finished = check(&image, &["--repair"]);
+    assert_eq!(finished.code, Some(0), "{}", finished.text());
+    assert!(std::fs::read(&image).expect("read") == before);
+    assert_eq!(qemu_img(&["check", s(&image)]).0, Some(0));
+}
