@@ -33,7 +33,7 @@ fn leaks_and_flags_are_repaired() {
         answer["repaired"],
         serde_json::json!({"leaks": 3, "flags": 2})
     );
-    qemu_check(&sample.path);
+    qemu_check("qcow2", &sample.path);
     is_clean(&sample.path);
     assert_eq!(guest_digest(&sample.path, &[]), digest);
 }
@@ -72,7 +72,7 @@ fn refcounts_of_every_width_are_repaired() {
         let repaired = check(&image, &["--repair"]);
         assert_eq!(repaired.code, Some(0), "{bits}");
         assert!(number(&repaired.json()["repaired"], "flags") > 100);
-        qemu_check(&image);
+        qemu_check("qcow2", &image);
         assert_eq!(guest_digest(&image, &[]), digest);
     }
 }
@@ -115,7 +115,7 @@ fn an_image_in_use_is_not_repaired() {
     user.wait().expect("qemu-io");
     assert_eq!(finished.code, Some(5), "{}", finished.text());
     assert_eq!(check(&sample.path, &["--repair"]).code, Some(0));
-    qemu_check(&sample.path);
+    qemu_check("qcow2", &sample.path);
 }
 
 #[test]

@@ -11,8 +11,6 @@ pub mod written;
 
 use std::sync::atomic::AtomicBool;
 
-use std::sync::atomic::AtomicBool;
-
 use formats::{
     BlockSource, Finding, Format, Image, OpenContext, Passphrase, ReferencePolicy, Result,
     RunReader, driver, open_storage, run_at,
