@@ -277,3 +277,18 @@ fn refcounts_of_a_dirty_image_are_no_damage() {
     assert_eq!(counts(&answer).corruptions, 2);
     says(&answer, "warnings", "lower than the number of uses");
 }
+
+#[test]
+fn a_data_cluster_that_the_end_of_the_file_cuts_is_lost() {
+    let (finished, _) = Sample::found(|sample| {
+        sample.leak();
+        let cluster = sample.bytes.len() as u64 / CLUSTER - 1;
+        sample.set_refcount(sample.host(0), 0);
+        sample.set64(sample.l2(0), COPIED | (cluster * CLUSTER));
+        sample.bytes.truncate((cluster * CLUSTER + 1000) as usize);
+    });
+    let answer = finished.json();
+    assert_eq!(finished.code, Some(1), "{answer}");
+    assert_eq!(answer["damage"], serde_json::json!([]), "{answer}");
+    assert_eq!(answer["lost"][0]["offset"].as_u64(), Some(1000), "{answer}");
+}

@@ -5,11 +5,14 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::checks::*;
 use common::damage::snapshot;
 use common::peers::{have_qemu, qemu_check, qemu_img};
 use common::{Folder, guest_digest, s, tool};
+use formats::{Error, FileStorage, Format, InPlace, InPlaceFile, StorageRef, driver};
 
 #[test]
 fn leaks_and_flags_are_repaired() {
@@ -130,4 +133,68 @@ fn repairing_a_clean_image_writes_nothing() {
     assert_eq!(finished.code, Some(0), "{}", finished.text());
     assert!(std::fs::read(&image).expect("read") == before);
     assert_eq!(qemu_img(&["check", s(&image)]).0, Some(0));
+}
+
+/// A file that can be written to a few times; then the machine stops.
+struct Failing {
+    file: InPlaceFile,
+    writes_left: AtomicUsize,
+}
+
+impl InPlace for Failing {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> formats::Result<()> {
+        let left = self.writes_left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(Error::io("write", std::io::ErrorKind::Other.into()));
+        }
+        self.writes_left.store(left - 1, Ordering::Relaxed);
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> formats::Result<()> {
+        self.file.sync()
+    }
+}
+
+#[test]
+fn a_repair_that_is_cut_short_leaves_nothing_worse() {
+    if !have_qemu() {
+        return;
+    }
+    let mut sample = Sample::new();
+    let digest = guest_digest(&sample.path, &[]);
+    for guest in 0..4 {
+        sample.set_refcount(sample.host(guest), 2);
+        sample.set64(sample.l2(guest), sample.get64(sample.l2(guest)) & !COPIED);
+    }
+    sample.leak();
+    sample.set64(sample.l1(0), sample.get64(sample.l1(0)) & !COPIED);
+    let mut done = false;
+    for writes in 0.. {
+        sample.write();
+        let storage: StorageRef = Arc::new(FileStorage::open(&sample.path).expect("open"));
+        let out = Failing {
+            file: InPlaceFile::open(storage.as_ref()).expect("open for writing"),
+            writes_left: AtomicUsize::new(writes),
+        };
+        done = driver(Format::Qcow2)
+            .repair(&storage, &out, &AtomicBool::new(false))
+            .is_ok();
+        drop((storage, out));
+        let answer = check(&sample.path, &[]).json();
+        let found = counts(&answer);
+        // A flag that says "shared" of what is not is safe: that, and leaks, is all there may be.
+        assert_eq!(number(&answer["counts"], "overlaps"), 0);
+        assert!(found.leaks <= 5 && found.corruptions <= 5, "{answer}");
+        let low = &answer["places"]["clusters with a refcount that is too low"];
+        assert!(low.is_null(), "{answer}");
+        assert_eq!(guest_digest(&sample.path, &[]), digest);
+        // Another try finishes it.
+        assert_eq!(check(&sample.path, &["--repair"]).code, Some(0));
+        qemu_check(&sample.path);
+        if done {
+            break;
+        }
+    }
+    assert!(done);
 }

@@ -214,6 +214,8 @@ pub struct CheckReport {
     pub counts: Vec<(&'static str, u64)>,
     /// The first file offsets of each sort of finding.
     pub places: Vec<(&'static str, Vec<u64>)>,
+    /// Whether it is known that all of the disk can be mapped: asking for the map would tell nothing new.
+    pub is_map_sound: bool,
 }
 
 impl From<Vec<Finding>> for CheckReport {

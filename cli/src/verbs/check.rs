@@ -29,6 +29,9 @@ struct Answer {
     lost: Vec<Range>,
     lost_bytes: u64,
     warnings: Vec<String>,
+    /// Whether looking at the map would tell nothing new.
+    #[serde(skip)]
+    is_map_sound: bool,
     /// What was counted on the way.
     counts: BTreeMap<&'static str, u64>,
     /// The first file offsets of each sort of finding.
@@ -106,6 +109,9 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
         true => Unpack::All,
         false => Unpack::Checksummed,
     };
+    if answer.is_map_sound && !arguments.unpack {
+        return Ok(());
+    }
     let losses = watch::watched(&arguments.output, &progress, || {
         transfer::check(&layer.source, unpack, &setting)
     })?;
@@ -187,6 +193,7 @@ impl Answer {
                 self.warnings.push(finding.message);
             }
         }
+        self.is_map_sound = report.is_map_sound;
         self.counts = report.counts.into_iter().collect();
         self.places = report.places.into_iter().collect();
     }

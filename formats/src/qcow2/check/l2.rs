@@ -15,6 +15,8 @@ pub struct Mapped {
     pub allocated: u64,
     /// Compressed ones.
     pub compressed: u64,
+    /// Clusters that the end of the file cuts: whether the guest misses anything depends on where they stand in its disk.
+    pub cut: u64,
 }
 
 /// What looking at the entries of L2 tables takes and gives.
@@ -113,8 +115,10 @@ impl Entries<'_, '_> {
             ));
             self.wrong(Kind::Copied, table.active, at, error);
         }
+        let end = host + self.format.cluster_size();
+        self.mapped.cut += u64::from(!external && end > self.file_len);
         let first = host >> bits;
-        let last = (host + self.format.cluster_size() - 1) >> bits;
+        let last = (end - 1) >> bits;
         Ok((!external).then_some((first, last - first + 1)))
     }
 

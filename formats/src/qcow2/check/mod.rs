@@ -255,8 +255,14 @@ impl<'a> Audit<'a> {
     fn report(self) -> CheckReport {
         let cluster_size = self.header.cluster_size();
         let is_dirty = self.header.has(DIRTY);
+        let misleading = [Kind::Table, Kind::Entry, Kind::Overlap, Kind::Low];
+        // What is in another file was not looked at.
+        let is_map_sound = !self.format.external_data
+            && self.mapped.cut == 0
+            && misleading.iter().all(|kind| self.tally.count(*kind) == 0);
         let mut report = self.tally.report(&**self.storage, cluster_size, is_dirty);
         let end = self.last.map_or(0, |last| (last + 1) * cluster_size);
+        report.is_map_sound = is_map_sound;
         report.counts.extend([
             ("clusters", self.header.size.div_ceil(cluster_size)),
             ("allocated_clusters", self.mapped.allocated),
