@@ -73,6 +73,82 @@ fn extents_shorter_than_they_say_are_errors() {
     Damaged::new("a.vmdk", &one.build().bytes).is("malformed");
 }
 
+/// A descriptor of `a-s001.vmdk`, in which `from` stands in for `to`.
+fn told(from: &str, to: &str, kind: &str, extent: Vec<u8>) -> Folder {
+    let text = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\nRW 4096 {kind} \"a-s001.vmdk\"\n"
+    );
+    assert!(text.contains(from));
+    folder_of(&[
+        ("a.vmdk", text.replace(from, to).into_bytes()),
+        ("a-s001.vmdk", extent),
+    ])
+}
+
+#[test]
+fn a_delta_is_not_read_without_its_parent() {
+    let piece = || Sparse::piece().build().bytes;
+    let hint = "parentFileNameHint=\"parent.vmdk\"\n";
+    let none = "parentCID=ffffffff\n";
+    bad(&told(none, hint, "SPARSE", piece()), "malformed");
+    bad(
+        &told(none, &format!("{none}{hint}"), "SPARSE", piece()),
+        "malformed",
+    );
+    let delta = Cowd {
+        flags: 2,
+        ..Cowd::default()
+    };
+    let capacity = format!("RW {} ", delta.disk.capacity);
+    let folder = told("RW 4096 ", &capacity, "VMFSSPARSE", delta.build().bytes);
+    bad(&folder, "malformed");
+}
+
+#[test]
+fn a_single_extent_is_read_whole_whatever_its_line_says() {
+    let folder = told(
+        "RW 4096",
+        "RW 2048",
+        "SPARSE",
+        Sparse::piece().build().bytes,
+    );
+    let finished = run_ok(&["digest", s(&folder.file("a.vmdk")), "--json"]);
+    assert!(finished.json()["size"].as_u64() > Some(4096 * 512));
+    assert!(
+        finished.stderr.contains("all of it is read"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn a_text_that_goes_on_behind_a_nul_is_malformed() {
+    let folder = of(&[
+        "RW 8 FLAT \"a-flat.vmdk\" 8\n\0",
+        "RW 16 FLAT \"a-flat.vmdk\"",
+    ]);
+    bad(&folder, "malformed");
+}
+
+#[test]
+fn a_hole_in_a_stream_costs_no_time() {
+    let folder = Folder::new();
+    let (raw, stream) = (folder.file("disk.raw"), folder.file("disk.vmdk"));
+    make_disk(&raw, MIB);
+    convert(&raw, &stream, &["-o", "subformat=streamOptimized"]);
+    // The grains end at 8 TiB of nothing; footer and tables are gone.
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&stream)
+        .expect("open");
+    let len = file.metadata().expect("metadata").len();
+    file.set_len(len - 9 * SECTOR as u64).expect("cut");
+    file.set_len(8 << 40).expect("a hole");
+    let target = folder.file("target.raw");
+    run_ok(&["convert", s(&stream), s(&target), "--salvage"]);
+    run_ok(&["compare", s(&target), s(&raw)]);
+}
+
 #[test]
 fn offsets_and_sums_that_cannot_be_are_errors() {
     bad(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::descriptor::{Descriptor, LONG_CID, MAX_DESCRIPTOR, recognises, shortened};
+use super::extent_line::ExtentLine;
 use super::extents::{Extents, Own};
 use super::hosted::HostedExtent;
 use super::{SECTOR, cowd, header, hosted, sesparse};
@@ -110,16 +111,20 @@ pub fn descriptor_text(storage: &dyn Storage) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Fails when a text goes on behind a NUL: damage in its middle must not make the disk shorter.
+/// Fails when there are extents behind the NUL that ends a text: damage in its middle must not make the disk shorter.
 fn check_end(text: &[u8]) -> Result<()> {
-    let Some(nul) = text.iter().position(|byte| *byte == 0) else {
-        return Ok(());
+    let end = text.iter().position(|byte| *byte == 0);
+    let rest = end.and_then(|end| text.get(end..)).unwrap_or_default();
+    let mut lines = rest.split(|byte| matches!(byte, 0 | b'\n'));
+    let is_extent = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line.trim_ascii());
+        !matches!(ExtentLine::parse(&line, line.as_bytes()), Ok(None))
     };
-    if text.iter().skip(nul).all(|byte| *byte == 0) {
+    if !lines.any(is_extent) {
         return Ok(());
     }
     Err(Error::malformed("descriptor", "goes on behind a NUL byte")
-        .at(nul as u64)
+        .at(end.unwrap_or(0) as u64)
         .hint("the file is damaged: find a whole copy"))
 }
 
