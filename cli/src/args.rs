@@ -29,6 +29,14 @@ pub enum Verb {
     /// Tell how large the file of a conversion would be
     Measure(Measure),
     /// Look for damage in an image
+    ///
+    /// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
+    /// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked
+    /// at.
+    ///
+    /// Exit code 1 means damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else:
+    /// they are warned of, and the exit code is 0. So it is with refcounts that are wrong in an image that is marked as
+    /// dirty. Nothing is written without --repair.
     Check(Check),
     /// Tell whether two images hold the same disk
     Compare(Compare),
@@ -182,13 +190,7 @@ pub struct Measure {
     pub output: Output,
 }
 
-/// Look for damage in an image: tables that contradict each other or lead nowhere, refcounts that do not count what is
-/// used, compressed blocks whose checksum is wrong.
-///
-/// Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked at. Exit code 1 means
-/// damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else: they are warned of, and
-/// the exit code is 0. So it is with refcounts that are wrong in an image that is marked as dirty. Nothing is written
-/// without --repair.
+/// Look for damage in an image.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The image
