@@ -191,7 +191,7 @@ fn a_repair_that_is_cut_short_leaves_nothing_worse() {
         assert_eq!(guest_digest(&sample.path, &[]), digest);
         // Another try finishes it.
         assert_eq!(check(&sample.path, &["--repair"]).code, Some(0));
-        qemu_check(&sample.path);
+        qemu_check("qcow2", &sample.path);
         if done {
             break;
         }
