@@ -4,8 +4,9 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use common::damage::images::be64;
 use common::peers::{have_qemu, qemu_raw};
-use common::{Folder, run, run_ok, s, tool};
+use common::{Folder, patched, run, run_ok, s, tool};
 
 fn qemu_io(image: &Path, commands: &[&str]) {
     let mut arguments: Vec<&str> = commands.iter().flat_map(|c| ["-c", c]).collect();
@@ -125,4 +126,28 @@ fn a_bitmap_says_what_was_written() {
     // In use: whoever wrote last did not save it.
     let text = run_ok(&["info", "--json", s(&image)]).json();
     assert_eq!(text["details"]["bitmaps"][0]["in_use"], false);
+}
+
+#[test]
+fn a_damaged_bitmap_is_told_by_info_and_costs_a_conversion_nothing() {
+    if !have_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    let (image, [.., now]) = image(&folder);
+    let bytes = std::fs::read(&image).expect("read");
+    // The bitmaps extension: its head, count, reserved, bytes of the directory, place of the directory, which starts with
+    // the entry. The length of the bitmap's table is in bytes 8 to 11 of that.
+    let kind = 0x2385_2875u32.to_be_bytes();
+    let extension = bytes.windows(4).position(|window| window == kind);
+    let entry = be64(&bytes, extension.expect("the extension") + 8 + 16);
+    let bad = folder.file("bad.qcow2");
+    patched(&image, &bad, &[(entry + 8, &[0x07, 0xff, 0xff, 0xff])]);
+    let answer = run_ok(&["info", "--json", s(&bad)]).json();
+    assert_eq!(answer["details"]["bitmaps"][0]["name"], "since");
+    assert!(answer["details"]["bitmaps"][0]["dirty_bytes"].is_null());
+    assert!(answer["warnings"].to_string().contains("since"), "{answer}");
+    let finished = run_ok(&["compare", s(&bad), s(&now)]);
+    assert_eq!(finished.stderr, "");
+    assert_eq!(run(&["map", "--bitmap", "since", s(&bad)]).code, Some(3));
 }

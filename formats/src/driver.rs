@@ -93,6 +93,8 @@ pub struct OpenContext {
     /// Open encrypted images also without a passphrase: what they say of themselves and their map can be had, their data
     /// cannot be read.
     pub locked: bool,
+    /// Say also what takes time to find out and does not matter for reading: snapshots, what bitmaps hold.
+    pub detailed: bool,
     /// Memory that all layers opened with this context share.
     pub budget: Budget,
     /// Parts of tables that all layers opened with this context keep in memory together.

@@ -47,7 +47,10 @@ struct ChainLink {
 
 /// Runs the verb. An image whose parent is missing is shown all the same, with a warning.
 pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
-    let context = open::context_for_tables(&arguments.opening)?;
+    let context = OpenContext {
+        detailed: true,
+        ..open::context_for_tables(&arguments.opening)?
+    };
     let answer = describe(arguments, &context)?;
     if arguments.json {
         report::json(&answer)?;

@@ -19,6 +19,9 @@ use crate::driver::{Detail, Format, Layer, LayerInfo, OpenContext, ParentReferen
 use crate::error::{Error, Result};
 use crate::storage::{Storage, StorageRef};
 
+/// Clusters of bits that are counted for all bitmaps together: far more than the bitmaps of a disk of 64 TiB have.
+const BITMAP_EFFORT: u64 = 1 << 16;
+
 /// What holds the parent's name, for messages.
 const BACKING_NAME: &str = "backing file name";
 
@@ -55,18 +58,13 @@ pub fn open(storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         data = encryption.open(&*storage, data, context)?;
         info.details.extend(encryption.details());
     }
-    let snapshots = match snapshots::all(&*storage, &header) {
-        Err(error) if context.snapshot.is_none() => {
-            info.warnings
-                .push(format!("the snapshots cannot be read: {error}"));
-            Vec::new()
-        }
-        snapshots => snapshots?,
-    };
-    describe_snapshots(&mut info, &snapshots, &header);
-    describe_bitmaps(&mut info, &storage, &header, &extensions);
+    if context.detailed {
+        describe_snapshots(&mut info, &storage, &header);
+        describe_bitmaps(&mut info, &storage, &header, &extensions);
+    }
     let header = match &context.snapshot {
         Some(wanted) => {
+            let snapshots = snapshots::all(&*storage, &header)?;
             let snapshot = snapshots::find(&snapshots, wanted)?;
             info.details
                 .push(("snapshot", Detail::Text(snapshot.name.clone())));
@@ -142,7 +140,12 @@ fn open_data_file(
     Ok(data)
 }
 
-fn describe_snapshots(info: &mut LayerInfo, snapshots: &[Snapshot], header: &Header) {
+fn describe_snapshots(info: &mut LayerInfo, storage: &StorageRef, header: &Header) {
+    let snapshots = snapshots::all(&**storage, header).unwrap_or_else(|error| {
+        info.warnings
+            .push(format!("the snapshots cannot be read: {error}"));
+        Vec::new()
+    });
     let record = |snapshot: &Snapshot| {
         vec![
             ("id", Detail::Text(snapshot.id.clone())),
@@ -173,36 +176,45 @@ fn describe_bitmaps(
     header: &Header,
     extensions: &Extensions,
 ) {
+    let bitmaps = match &extensions.bitmaps {
+        Some(directory) => all_bitmaps(storage, header, directory),
+        None => Ok(Vec::new()),
+    };
+    let bitmaps = bitmaps.unwrap_or_else(|error| {
+        info.warnings
+            .push(format!("the bitmaps cannot be read: {error}"));
+        Vec::new()
+    });
+    let consistent = header.autoclear & BITMAPS != 0;
+    let mut effort = BITMAP_EFFORT;
     let mut records = Vec::new();
-    if let Some(extension) = &extensions.bitmaps {
-        let consistent = header.autoclear & BITMAPS != 0;
-        match all_bitmaps(storage, header, extension) {
-            Ok(bitmaps) => {
-                for bitmap in bitmaps {
-                    let mut dirty: u64 = 0;
-                    let counted = bitmap.dirty(storage, header, header.size, &mut |range| {
-                        dirty = dirty.saturating_add(range.end - range.start);
-                    });
-                    if let Err(error) = counted {
-                        info.warnings
-                            .push(format!("the bitmap {:?} is damaged: {error}", bitmap.name));
-                    }
-                    let granularity = 1 << bitmap.granularity_bits;
-                    let usable = consistent && !bitmap.in_use;
-                    records.push(vec![
-                        ("name", Detail::Text(bitmap.name)),
-                        ("granularity", Detail::Number(granularity)),
-                        ("dirty_bytes", Detail::Number(dirty)),
-                        ("usable", Detail::Flag(usable)),
-                        ("in_use", Detail::Flag(bitmap.in_use)),
-                        ("auto", Detail::Flag(bitmap.auto)),
-                    ]);
-                }
+    for bitmap in bitmaps {
+        let mut record = vec![
+            ("name", Detail::Text(bitmap.name.clone())),
+            ("granularity", Detail::Number(1 << bitmap.granularity_bits)),
+            ("usable", Detail::Flag(consistent && !bitmap.in_use)),
+            ("in_use", Detail::Flag(bitmap.in_use)),
+            ("auto", Detail::Flag(bitmap.auto)),
+        ];
+        let cost = u64::from(bitmap.table_entries);
+        let mut dirty: u64 = 0;
+        let counted = match effort.checked_sub(cost) {
+            Some(left) => {
+                effort = left;
+                bitmap.dirty(storage, header, header.size, &mut |range| {
+                    dirty = dirty.saturating_add(range.end - range.start);
+                })
             }
-            Err(error) => info
-                .warnings
-                .push(format!("the bitmaps cannot be read: {error}")),
+            None => Err(Error::limit("bitmaps", "are too large to be counted")),
+        };
+        match counted {
+            Ok(()) => record.push(("dirty_bytes", Detail::Number(dirty))),
+            Err(error) => info.warnings.push(format!(
+                "what is dirty in the bitmap {:?} is not known: {error}",
+                bitmap.name
+            )),
         }
+        records.push(record);
     }
     info.details.push(("bitmaps", Detail::Records(records)));
 }
