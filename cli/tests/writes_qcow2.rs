@@ -314,6 +314,8 @@ fn an_overlay_of_the_same_disk_is_empty_and_never_replaces_its_base() {
     let target = folder.file("tip.qcow2");
     let answer = convert(&base, &target, &["-B", "base.raw"]);
     assert_eq!(answer["bytes"]["data"], 0);
+    assert_eq!(answer["bytes"]["zero"], 0);
+    assert_eq!(answer["bytes"]["below"], 6 * MIB);
     let before = std::fs::read(&base).expect("read");
     let arguments = [
         "convert",

@@ -60,8 +60,11 @@ pub trait BlockTarget: Send {
 
     /// What stands at the very front of the file and is known before any block is. To a pipe it goes first, to a file
     /// last: without it nobody takes the file for an image.
-    fn head(&self, _identity: &Identity) -> Option<Vec<u8>> {
-        None
+    ///
+    /// # Errors
+    /// When something has no room in it.
+    fn head(&self, _identity: &Identity) -> Result<Option<Vec<u8>>> {
+        Ok(None)
     }
 
     /// Finds the place for the `len` guest bytes at `guest_offset`, none of them placed before. The answer may cover

@@ -4,15 +4,15 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use formats::{
-    BlockSource, BlockTarget, Error, Format, Identity, Image, OpenContext, Options, Preallocation,
-    ReferencePolicy, Stack, StorageRef, Window, driver, reader::read_guest,
+    BlockSource, BlockTarget, Error, Format, Identity, Image, Options, Preallocation, StorageRef,
+    Window, driver,
 };
 
 use crate::digest::Algorithm;
 use crate::error::Result;
+use crate::identity;
 use crate::output::file::already_there;
 use crate::output::{DeviceOutput, FileOutput, FileSet, Nowhere, Output, StreamOutput};
 use crate::overlay::Below;
@@ -20,6 +20,7 @@ use crate::packing::{How, Packing};
 use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
 use crate::same_storage;
+use crate::verify::{Expected, Written, verify};
 
 /// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
 pub const DEFAULT_SPARSE: u64 = 4096;
@@ -106,13 +107,6 @@ pub fn convert(
         Place::Stream(_) => Path::new("-"),
     };
     let target = driver(format).target(image.source.size(), format_options, file_name)?;
-    if target.packer().is_some() && options.sparse == Some(0) {
-        return Err(
-            Error::usage("-S 0", "this kind of image never stores zeros")
-                .hint("leave out -S")
-                .into(),
-        );
-    }
     let job = Job {
         image,
         format,
@@ -300,15 +294,16 @@ impl Job<'_> {
             affordable_digest: self.options.verify && self.options.digests.is_empty(),
             fingerprint: self.options.verify || self.options.reproducible.is_some(),
         };
-        // A pipe wants the front first, and what stands there may have to be made from the content.
-        let known = if output.is_stream() && target.packer().is_some() {
-            let identity = self.identity(self.early_fingerprint()?);
-            if let Some(head) = target.head(&identity) {
-                output.write_at(&head, 0)?;
-            }
-            Some(identity)
-        } else {
-            None
+        if target.packer().is_some() && self.options.sparse == Some(0) {
+            return Err(
+                Error::usage("-S 0", "this kind of image never stores zeros")
+                    .hint("leave out -S")
+                    .into(),
+            );
+        }
+        let known = match output.is_stream() {
+            true => self.write_head(target.as_ref(), output)?,
+            false => None,
         };
         let (size, target_size) = (self.image.source.size(), target.size());
         let notes = target.notes();
@@ -348,7 +343,7 @@ impl Job<'_> {
         let mut file_size = 0;
         if let Some(target) = outcome.target.take() {
             let identity = known.unwrap_or_else(|| self.identity(outcome.fingerprint));
-            let head = target.head(&identity);
+            let head = target.head(&identity)?;
             file_size = target.finish(&identity, output)?.file_size;
             if let (Some(head), None) = (head, known) {
                 output.write_at(&head, 0)?;
@@ -372,6 +367,23 @@ impl Job<'_> {
                 ..Converted::default()
             },
         })
+    }
+
+    /// Writes what stands at the front of a pipe, if the target has anything there, and answers the ids in it: they may
+    /// have to be made from the content, in a pass of their own.
+    fn write_head(
+        &self,
+        target: &dyn BlockTarget,
+        output: &dyn Output,
+    ) -> Result<Option<Identity>> {
+        if target.head(&identity::random())?.is_none() {
+            return Ok(None);
+        }
+        let identity = self.identity(self.early_fingerprint()?);
+        if let Some(head) = target.head(&identity)? {
+            output.write_at(&head, 0)?;
+        }
+        Ok(Some(identity))
     }
 
     /// Unit of the zero scan for a target that allocates in units of `block`.
@@ -400,25 +412,9 @@ impl Job<'_> {
     fn identity(&self, fingerprint: Option<[u8; 32]>) -> Identity {
         match (self.options.reproducible, fingerprint) {
             (Some(unix_time), Some(fingerprint)) => {
-                // The fingerprint knows no size: empty disks of two sizes are two disks.
-                let mut hasher = blake3::Hasher::new();
-                hasher.update(&fingerprint);
-                hasher.update(&self.image.source.size().to_le_bytes());
-                let mut id = [0; 16];
-                id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-                Identity {
-                    id: uuid::Builder::from_custom_bytes(id)
-                        .into_uuid()
-                        .into_bytes(),
-                    unix_time,
-                }
+                identity::of_content(fingerprint, self.image.source.size(), unix_time)
             }
-            _ => Identity {
-                id: uuid::Uuid::new_v4().into_bytes(),
-                unix_time: SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| since.as_secs()),
-            },
+            _ => identity::random(),
         }
     }
 
@@ -505,8 +501,7 @@ impl Job<'_> {
         })
     }
 
-    /// Reads the target, with its `further` files, back through the reader that anybody would use, and holds it against
-    /// what the source held.
+    /// Holds what was written against what was read.
     fn verify(
         &self,
         output: &dyn Output,
@@ -514,42 +509,18 @@ impl Job<'_> {
         done: &mut Done,
         padded: bool,
     ) -> Result<()> {
-        self.setting.progress.set_verifying();
-        let storage: StorageRef = output.read_back()?;
-        let context = OpenContext {
-            references: ReferencePolicy::only(further),
-            ..OpenContext::default()
+        let written = Written {
+            format: self.format,
+            storage: output.read_back()?,
+            further,
+            below: self.options.below.clone(),
         };
-        let layer = driver(self.format).open(storage, &context)?;
-        let size = self.image.source.size();
-        let disk: Arc<dyn BlockSource> = match &self.options.below {
-            Some(below) => Arc::new(Stack::new(layer.source.clone(), vec![below.clone()])),
-            None => layer.source.clone(),
+        let expected = Expected {
+            size: self.image.source.size(),
+            fingerprint: done.fingerprint,
+            target_size: padded.then_some(done.converted.target_size),
         };
-        let window = Window::new(disk.clone(), size);
-        let wanted = Wanted {
-            fingerprint: true,
-            ..Wanted::default()
-        };
-        let strict = Setting {
-            salvage: None,
-            ..*self.setting
-        };
-        let outcome = pass::run(&window, &wanted, None, &strict)?;
-        let mut equal = outcome.fingerprint == done.fingerprint;
-        if padded {
-            // Rounding up adds less than a sector or a cluster; it must read as zeros.
-            let target_size = layer.source.size();
-            equal &= target_size == done.converted.target_size && target_size >= size;
-            let mut padding = vec![0; target_size.saturating_sub(size).min(2 << 20) as usize];
-            if !padding.is_empty() {
-                read_guest(disk.as_ref(), size, &mut padding)?;
-            }
-            equal &= crate::zero::is_zero(&padding);
-        }
-        if !equal {
-            return Err(crate::Error::VerifyFailed);
-        }
+        verify(written, &expected, self.setting)?;
         done.converted.verified = true;
         Ok(())
     }

@@ -18,8 +18,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`convert`](mod@convert) | one conversion from end to end: space, copy, tables, verify, put in place |
-//! | [`pass`], [`store`] | one pass over a disk; from placements to writes |
+//! | [`convert`](mod@convert), [`verify`](mod@verify), [`identity`] | one conversion from end to end: space, copy, tables, verify, put in place; measuring |
+//! | [`pass`], [`place`], [`store`] | one pass over a disk; telling the target; from placements to writes |
 //! | [`packing`], [`overlay`] | blocks that are deflated before they have a place; only what differs from the image below |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
@@ -36,17 +36,20 @@ pub mod convert;
 pub mod count;
 pub mod digest;
 mod error;
+pub mod identity;
 pub mod output;
 pub mod overlay;
 pub mod packing;
 pub mod pass;
 pub mod pipeline;
+pub mod place;
 pub mod progress;
 pub mod reflink;
 pub mod salvage;
 pub mod same_storage;
 pub mod segments;
 pub mod store;
+pub mod verify;
 pub mod zero;
 
 pub use check::{Unpack, check, check_structures, repair};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use formats::{BlockSource, BlockTarget, Mapping, Placement, Run, RunReader, TableWrite};
+use formats::{BlockSource, BlockTarget, Mapping, Run, RunReader};
 
 use crate::affordable::{AffordableDigest, Budget};
 use crate::buffer::AlignedBuffer;
@@ -16,12 +16,13 @@ use crate::digest::{
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::overlay::{Below, OverlayWorker};
-use crate::packing::{PackedBlock, PackedBlocks, Packing};
+use crate::packing::{PackedBlocks, Packing};
 use crate::pipeline::{self, Stage};
+use crate::place::{Told, gaps};
 use crate::progress::Progress;
 use crate::salvage::Salvage;
 use crate::segments::{SEGMENT, Segment, Segments};
-use crate::store::{LEAD, Placed, write_data, write_stream, write_zeros};
+use crate::store::{LEAD, write_data, write_stream, write_zeros};
 use crate::zero::{data_ranges, is_zero};
 
 /// Bytes that are read, looked at and hashed in one go: they stay in the cache of a core meanwhile.
@@ -83,7 +84,7 @@ pub struct Outcome {
     pub fingerprint: Option<[u8; 32]>,
     /// Guest bytes that are not zero, in units of the zero scan.
     pub data_bytes: u64,
-    /// The other guest bytes.
+    /// The other guest bytes; over another image only those that are zeros and no zeros there.
     pub zero_bytes: u64,
 }
 
@@ -193,9 +194,7 @@ struct Worker {
     hashes: Vec<SegmentHash>,
     packed: PackedBlocks,
     overlay: OverlayWorker,
-    placed: Vec<Placed>,
-    tables: Vec<TableWrite>,
-    zeroed: Vec<Range<u64>>,
+    told: Told,
     /// A page to align small pieces of metadata in.
     lead: AlignedBuffer,
 }
@@ -212,9 +211,7 @@ impl Stage for Pass<'_> {
             hashes: Vec::new(),
             packed: PackedBlocks::default(),
             overlay: OverlayWorker::default(),
-            placed: Vec::new(),
-            tables: Vec::new(),
-            zeroed: Vec::new(),
+            told: Told::default(),
             lead: AlignedBuffer::new(LEAD).map_err(no_memory)?,
         })
     }
@@ -290,9 +287,12 @@ impl Stage for Pass<'_> {
                 digest.update(&worker.hashes, content, segment.len);
             }
         }
-        let data: u64 = worker.data.iter().map(|r| (r.end - r.start) as u64).sum();
+        let data = total(&worker.data);
         ordered.data_bytes += data;
-        ordered.zero_bytes += segment.len - data;
+        ordered.zero_bytes += match self.below {
+            None => segment.len - data,
+            Some(_) => total(&worker.overlay.zeros),
+        };
         let zeros = if segment.is_zero() { segment.len } else { 0 };
         ordered
             .affordable
@@ -382,45 +382,30 @@ impl Pass<'_> {
         worker: &mut Worker,
         segment: &Segment,
     ) -> Result<()> {
-        worker.placed.clear();
-        worker.zeroed.clear();
-        worker.tables.clear();
-        if self.packing.is_some() {
-            return place_packed(target, worker, segment, self.sparse, self.below.is_none());
-        }
-        if self.below.is_some() {
-            return place_over(target, worker, segment);
-        }
-        let all = 0..segment.len as usize;
+        worker.told.clear();
+        let (at, all) = (segment.offset, 0..segment.len as usize);
         // Long zeros that must be written are placed like data, but come from elsewhere than the buffer.
         let data = if self.sparse == 0 {
             std::slice::from_ref(&all)
         } else {
             &worker.data
         };
-        let mut done = 0;
-        for range in data {
-            let (start, end) = (range.start as u64, range.end as u64);
-            if start > done {
-                let zeroed = target.zero(segment.offset + done, start - done)?;
-                worker.zeroed.extend(zeroed);
-            }
-            done = start;
-            while done < end {
-                let placement = target.place(segment.offset + done, end - done)?;
-                worker.placed.push(Placed {
-                    placement,
-                    at: done as usize,
-                });
-                done += placement.len.clamp(1, end - done);
-                worker.tables.extend(target.take_tables());
+        // Over another image the rest is not zeros, but what stands there.
+        let gaps = match self.below {
+            None => gaps(data, all.end),
+            Some(_) => Vec::new(),
+        };
+        let zeros = match self.below {
+            None => &gaps,
+            Some(_) => &worker.overlay.zeros,
+        };
+        match self.packing {
+            None => worker.told.tell(target, at, data, zeros)?,
+            Some(_) => {
+                let blocks = &worker.packed.blocks;
+                worker.told.tell(target, at, blocks, zeros)?;
             }
         }
-        if done < segment.len {
-            let zeroed = target.zero(segment.offset + done, segment.len - done)?;
-            worker.zeroed.extend(zeroed);
-        }
-        worker.tables.extend(target.take_tables());
         Ok(())
     }
 
@@ -433,30 +418,31 @@ impl Pass<'_> {
             None => (!segment.is_zero()).then_some(&worker.buffer[..]),
         };
         if output.is_stream() {
-            write_stream(output, content, &worker.placed)?;
-            if let Some(last) = worker.zeroed.last() {
+            write_stream(output, content, &worker.told.placed)?;
+            if let Some(last) = worker.told.zeroed.last() {
                 output.zero_range(last.clone())?;
             }
             return Ok(());
         }
-        for range in worker.zeroed.drain(..) {
+        for range in worker.told.zeroed.drain(..) {
             self.check_cancel()?;
             output.zero_range(range)?;
         }
         match content {
             None => worker
+                .told
                 .placed
                 .iter()
                 .try_for_each(|placed| write_zeros(output, &placed.placement))?,
             Some(content) => write_data(
                 output,
                 content,
-                &worker.placed,
-                &mut worker.tables,
+                &worker.told.placed,
+                &mut worker.told.tables,
                 &mut worker.lead,
             )?,
         }
-        for table in worker.tables.drain(..) {
+        for table in worker.told.tables.drain(..) {
             output.write_at(&table.bytes, table.offset)?;
         }
         Ok(())
@@ -474,84 +460,9 @@ impl Pass<'_> {
     }
 }
 
-/// Places the blocks of a segment, `unit` bytes each, that were packed.
-fn place_packed(
-    target: &mut dyn BlockTarget,
-    worker: &mut Worker,
-    segment: &Segment,
-    unit: u64,
-    rest_is_zero: bool,
-) -> Result<()> {
-    let blocks = &worker.packed.blocks;
-    let zeros = if rest_is_zero {
-        gaps(blocks, unit as usize, segment.len as usize)
-    } else {
-        worker.overlay.zeros.clone()
-    };
-    let mut zeros = zeros.into_iter().peekable();
-    let zero = |target: &mut dyn BlockTarget, range: Range<usize>| {
-        let len = (range.end - range.start) as u64;
-        target.zero(segment.offset + range.start as u64, len)
-    };
-    for PackedBlock { at, range, form } in blocks {
-        while let Some(range) = zeros.next_if(|range| range.start < *at) {
-            zero(target, range)?;
-        }
-        let len = (range.end - range.start) as u64;
-        let offset = target.place_packed(segment.offset + *at as u64, len, *form)?;
-        worker.placed.push(Placed {
-            placement: Placement { offset, len },
-            at: range.start,
-        });
-        worker.tables.extend(target.take_tables());
-    }
-    for range in zeros {
-        zero(target, range)?;
-    }
-    worker.tables.extend(target.take_tables());
-    Ok(())
-}
-
-/// What of the first `len` bytes of a segment lies between `blocks` of `unit` bytes.
-fn gaps(blocks: &[PackedBlock], unit: usize, len: usize) -> Vec<Range<usize>> {
-    let mut gaps = Vec::new();
-    let mut done = 0;
-    for block in blocks {
-        if block.at > done {
-            gaps.push(done..block.at);
-        }
-        done = block.at + unit;
-    }
-    if done < len {
-        gaps.push(done..len);
-    }
-    gaps
-}
-
-/// Places what differs from the image below.
-fn place_over(target: &mut dyn BlockTarget, worker: &mut Worker, segment: &Segment) -> Result<()> {
-    let data = worker.data.iter().map(|range| (range, true));
-    let zeros = worker.overlay.zeros.iter().map(|range| (range, false));
-    let mut all: Vec<_> = data.chain(zeros).collect();
-    all.sort_by_key(|(range, _)| range.start);
-    for (range, is_data) in all {
-        let (mut at, end) = (range.start as u64, range.end as u64);
-        if !is_data {
-            target.zero(segment.offset + at, end - at)?;
-            continue;
-        }
-        while at < end {
-            let placement = target.place(segment.offset + at, end - at)?;
-            worker.placed.push(Placed {
-                placement,
-                at: at as usize,
-            });
-            at += placement.len.clamp(1, end - at);
-            worker.tables.extend(target.take_tables());
-        }
-    }
-    worker.tables.extend(target.take_tables());
-    Ok(())
+/// Bytes in all of `ranges`.
+fn total(ranges: &[Range<usize>]) -> u64 {
+    ranges.iter().map(|r| (r.end - r.start) as u64).sum()
 }
 
 /// The part of `run` from `skip` on, `len` bytes of it.

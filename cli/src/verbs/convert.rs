@@ -274,6 +274,8 @@ struct End {
 struct Bytes {
     data: u64,
     zero: u64,
+    /// What an overlay leaves to the image below.
+    below: u64,
     lost: u64,
 }
 
@@ -315,6 +317,13 @@ impl Outcome<'_> {
         }
     }
 
+    /// Bytes that an overlay leaves to the image below.
+    fn below(&self) -> u64 {
+        let done = &self.converted;
+        let told = done.data_bytes.saturating_add(done.zero_bytes);
+        done.source_size.saturating_sub(told)
+    }
+
     fn digest(&self) -> Option<(String, String)> {
         let asked = self.converted.digests.first();
         asked
@@ -338,10 +347,14 @@ impl Outcome<'_> {
             render::size(done.file_size),
         );
         text += &format!(
-            "disk {}: data {}, zeros {}; {:.1} s, {}/s{}\n",
+            "disk {}: data {}, zeros {}{}; {:.1} s, {}/s{}\n",
             render::size(done.source_size),
             render::size(done.data_bytes),
             render::size(done.zero_bytes),
+            match self.below() {
+                0 => String::new(),
+                bytes => format!(", as below {}", render::size(bytes)),
+            },
             self.seconds,
             render::size((done.source_size as f64 / self.seconds.max(0.001)) as u64),
             if done.reflinked { " (reflink)" } else { "" },
@@ -379,6 +392,7 @@ impl Outcome<'_> {
             bytes: Bytes {
                 data: done.data_bytes,
                 zero: done.zero_bytes,
+                below: self.below(),
                 lost: self.losses.bytes,
             },
             seconds: self.seconds,

@@ -52,11 +52,7 @@ impl Marker {
     /// Those of the storage.
     pub fn read(storage: &dyn Storage, offset: u64) -> Result<Marker> {
         let bytes: [u8; HEAD] = read_array(storage, offset)?;
-        let raw = Raw::read_from_bytes(&bytes).unwrap_or(Raw {
-            value: 0.into(),
-            size: 0.into(),
-            kind: 0.into(),
-        });
+        let raw: Raw = zerocopy::transmute!(bytes);
         let value = raw.value.get();
         Ok(match (raw.size.get(), raw.kind.get()) {
             (0, 0) => Marker::EndOfStream,

@@ -159,11 +159,11 @@ impl BlockTarget for StreamTarget {
         }))
     }
 
-    fn head(&self, identity: &Identity) -> Option<Vec<u8>> {
+    fn head(&self, identity: &Identity) -> Result<Option<Vec<u8>>> {
         let mut head = self.header(None).to_bytes().to_vec();
-        head.extend(descriptor_area(&self.descriptor(identity)).ok()?);
+        head.extend(descriptor_area(&self.descriptor(identity))?);
         head.resize(OVERHEAD as usize, 0);
-        Some(head)
+        Ok(Some(head))
     }
 
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {

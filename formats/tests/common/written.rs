@@ -165,7 +165,7 @@ pub fn write(format: Format, size: u64, options: &[String], model: &Model, what:
         Some(_) => put_packed(target.as_mut(), &out, size, model),
         None => end = put_plain(target.as_mut(), &out, size, model, what),
     }
-    let head = target.head(&IDENTITY).unwrap_or_default();
+    let head = target.head(&IDENTITY).expect("a head").unwrap_or_default();
     let Summary { file_size } = target.finish(&IDENTITY, &out).expect("finish");
     out.write_at(&head, 0).expect("write");
     out.check_disjoint(what);
