@@ -1,0 +1,279 @@
+//! An XML document as a tree that is safe to make of anything: [`Document::parse`], [`Element`].
+//!
+//! Names are compared by namespace and local name. There is no DTD and no entity beyond the five of XML and numbers;
+//! depth, elements and attributes have caps. Elements remember where they stand, so that errors can say a line and a
+//! part that is not understood can be kept as it was written ([`Element::fragment`]).
+
+mod build;
+mod escape;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use formats::{Error, ErrorKind, Result};
+
+pub use escape::{escape_attribute, escape_text};
+
+/// The namespace bound to `xml:` everywhere.
+pub const XML_NAMESPACE: &str = "http://www.w3.org/XML/1998/namespace";
+
+/// A parsed document.
+#[derive(Debug)]
+pub struct Document {
+    text: String,
+    nodes: Vec<Node>,
+    attributes: Vec<Attribute>,
+    /// Each declaration of a prefix, with the one before it that is still in scope.
+    bindings: Vec<Binding>,
+    namespaces: Vec<String>,
+    undeclared: Vec<String>,
+}
+
+type Span = Range<u32>;
+
+#[derive(Debug)]
+struct Node {
+    /// From `<` of the start tag to `>` of the end tag.
+    span: Span,
+    local: Span,
+    namespace: u32,
+    attributes: Span,
+    /// The innermost binding inside this element, and the one outside of it.
+    scope: Option<u32>,
+    outer_scope: Option<u32>,
+    first_child: Option<u32>,
+    next: Option<u32>,
+    /// Text and CDATA directly inside, where it is more than blanks.
+    content: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+struct Attribute {
+    local: Span,
+    namespace: u32,
+    value: Box<str>,
+}
+
+#[derive(Debug)]
+struct Binding {
+    prefix: Span,
+    namespace: u32,
+    outer: Option<u32>,
+}
+
+/// An element of a [`Document`].
+#[derive(Clone, Copy)]
+pub struct Element<'d> {
+    document: &'d Document,
+    index: u32,
+}
+
+impl Document {
+    /// Parses `text`, which is `what` in errors.
+    ///
+    /// # Errors
+    /// `Malformed` for what is not well-formed, `Refused` for a DTD or an entity, `Limit` above the caps.
+    pub fn parse(text: String, what: &str) -> Result<Document> {
+        build::parse(text, what)
+    }
+
+    /// The outermost element.
+    pub fn root(&self) -> Element<'_> {
+        Element {
+            document: self,
+            index: 0,
+        }
+    }
+
+    /// Prefixes of attributes that are declared nowhere: against the rules, but in use.
+    pub fn undeclared_prefixes(&self) -> &[String] {
+        &self.undeclared
+    }
+
+    fn slice(&self, span: &Span) -> &str {
+        self.text
+            .get(span.start as usize..span.end as usize)
+            .unwrap_or_default()
+    }
+
+    fn namespace(&self, index: u32) -> &str {
+        self.namespaces.get(index as usize).map_or("", |n| n)
+    }
+}
+
+impl<'d> Element<'d> {
+    fn node(&self) -> Option<&'d Node> {
+        self.document.nodes.get(self.index as usize)
+    }
+
+    /// The local name.
+    pub fn name(&self) -> &'d str {
+        self.node().map_or("", |n| self.document.slice(&n.local))
+    }
+
+    /// The namespace, empty for none.
+    pub fn namespace(&self) -> &'d str {
+        self.node()
+            .map_or("", |n| self.document.namespace(n.namespace))
+    }
+
+    /// The elements directly inside, in order.
+    pub fn children(&self) -> impl Iterator<Item = Element<'d>> + use<'d> {
+        let document = self.document;
+        let first = self.node().and_then(|n| n.first_child);
+        std::iter::successors(first, move |index| {
+            document.nodes.get(*index as usize).and_then(|n| n.next)
+        })
+        .map(move |index| Element { document, index })
+    }
+
+    /// The first element inside with this local name.
+    pub fn child(&self, name: &str) -> Option<Element<'d>> {
+        self.children().find(|c| c.name() == name)
+    }
+
+    /// The text directly inside, without blanks at its ends.
+    pub fn text(&self) -> &'d str {
+        self.node()
+            .and_then(|n| n.content.as_deref())
+            .map_or("", str::trim)
+    }
+
+    /// The text directly inside, as it is.
+    pub fn raw_text(&self) -> &'d str {
+        self.node()
+            .and_then(|n| n.content.as_deref())
+            .unwrap_or_default()
+    }
+
+    /// The text of the first element inside with this name, unless there is none or it is empty.
+    pub fn child_text(&self, name: &str) -> Option<&'d str> {
+        self.child(name).map(|c| c.text()).filter(|t| !t.is_empty())
+    }
+
+    fn own_attributes(&self) -> &'d [Attribute] {
+        self.node()
+            .and_then(|n| {
+                let range = n.attributes.start as usize..n.attributes.end as usize;
+                self.document.attributes.get(range)
+            })
+            .unwrap_or_default()
+    }
+
+    /// The attributes: namespace, local name, value.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'d str, &'d str, &'d str)> + use<'d> {
+        let document = self.document;
+        self.own_attributes().iter().map(move |a| {
+            (
+                document.namespace(a.namespace),
+                document.slice(&a.local),
+                &*a.value,
+            )
+        })
+    }
+
+    /// The value of the attribute `name` with the namespace of the element's own dialect, or with none.
+    pub fn attribute(&self, namespace: &str, name: &str) -> Option<&'d str> {
+        let find = |wanted: &str| {
+            self.attributes()
+                .find(|(space, local, _)| *local == name && *space == wanted)
+                .map(|(_, _, value)| value)
+        };
+        find(namespace).or_else(|| find(""))
+    }
+
+    /// Line of the start tag, from 1.
+    pub fn line(&self) -> usize {
+        let start = self.node().map_or(0, |n| n.span.start as usize);
+        let before = self.document.text.get(..start).unwrap_or_default();
+        before.bytes().filter(|b| *b == b'\n').count() + 1
+    }
+
+    /// Bytes of the element as it was written.
+    pub fn len(&self) -> usize {
+        self.node()
+            .map_or(0, |n| n.span.end.saturating_sub(n.span.start) as usize)
+    }
+
+    /// Whether there is nothing inside.
+    pub fn is_empty(&self) -> bool {
+        self.node()
+            .is_none_or(|n| n.first_child.is_none() && n.content.is_none())
+    }
+
+    /// An error of `kind` about this element.
+    pub fn error(
+        &self,
+        kind: ErrorKind,
+        message: impl Into<std::borrow::Cow<'static, str>>,
+    ) -> Error {
+        Error::new(
+            kind,
+            format!("{} in line {}", self.name(), self.line()),
+            message,
+        )
+    }
+
+    /// An error of a document that contradicts itself here.
+    pub fn malformed(&self, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+        self.error(ErrorKind::Malformed, message)
+    }
+
+    /// The element as it was written, with the declarations of prefixes that it takes from outside.
+    pub fn fragment(&self) -> String {
+        let Some(node) = self.node() else {
+            return String::new();
+        };
+        let text = self.document.slice(&node.span);
+        let name_end = (node.local.end.saturating_sub(node.span.start)) as usize;
+        let (Some(start), Some(rest)) = (text.get(..name_end), text.get(name_end..)) else {
+            return String::new();
+        };
+        let mut declarations = String::new();
+        for (prefix, namespace) in self.borrowed_prefixes(node) {
+            declarations += &match prefix {
+                "" => format!(" xmlns=\"{}\"", escape_attribute(namespace)),
+                _ => format!(" xmlns:{prefix}=\"{}\"", escape_attribute(namespace)),
+            };
+        }
+        format!("{start}{declarations}{rest}")
+    }
+
+    /// Prefixes declared outside of this element that may be used inside: all in scope that occur in its text, and the
+    /// default.
+    fn borrowed_prefixes(&self, node: &Node) -> Vec<(&'d str, &'d str)> {
+        let text = self.document.slice(&node.span);
+        let mut seen: Vec<&str> = own_declarations(self.document, node);
+        let mut found = Vec::new();
+        let mut next = node.outer_scope;
+        while let Some(binding) = next.and_then(|i| self.document.bindings.get(i as usize)) {
+            let prefix = self.document.slice(&binding.prefix);
+            let namespace = self.document.namespace(binding.namespace);
+            if !seen.contains(&prefix) {
+                seen.push(prefix);
+                let is_used = prefix.is_empty() || text.contains(&format!("{prefix}:"));
+                if is_used && !namespace.is_empty() {
+                    found.push((prefix, namespace));
+                }
+            }
+            next = binding.outer;
+        }
+        found.reverse();
+        found
+    }
+}
+
+/// The prefixes that the start tag of `node` declares.
+fn own_declarations<'d>(document: &'d Document, node: &Node) -> Vec<&'d str> {
+    let mut found = Vec::new();
+    let mut next = node.scope;
+    while next != node.outer_scope {
+        let Some(binding) = next.and_then(|i| document.bindings.get(i as usize)) else {
+            break;
+        };
+        found.push(document.slice(&binding.prefix));
+        next = binding.outer;
+    }
+    found
+}

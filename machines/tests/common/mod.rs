@@ -1,0 +1,117 @@
+//! What the tests of this crate share.
+#![allow(dead_code)]
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use machines::Package;
+use machines::machine::{Disk, DiskImage, Machine, Nic};
+
+/// Says that a test did not run, where `check` counts it.
+pub fn skipped(test: &str, why: &str) {
+    eprintln!("skipped: {test}: {why}");
+    if let Some(list) = std::env::var_os("DISKFERRY_SKIPPED") {
+        let file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(list);
+        let _ = file.and_then(|mut f| writeln!(f, "{test}: {why}"));
+    }
+}
+
+/// The facts of a package, a few lines a machine.
+pub fn facts(package: &Package) -> String {
+    let mut out = format!(
+        "{} of {}, {} files\n",
+        package.standard,
+        package.producer.as_deref().unwrap_or("?"),
+        package.files.len()
+    );
+    for machine in &package.machines {
+        out += &machine_facts(machine);
+    }
+    out
+}
+
+fn said<T: std::fmt::Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or("-".to_owned(), T::to_string)
+}
+
+/// The facts of one machine.
+pub fn machine_facts(machine: &Machine) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "machine {:?} cpus {} cores {} memory {} firmware {} hardware {} os {} {}",
+        machine.name,
+        said(&machine.cpus),
+        said(&machine.cores_per_socket),
+        said(&machine.memory.map(|m| m >> 20)),
+        machine.firmware.map_or("-", |f| f.name()),
+        said(&machine.hardware_version),
+        said(&machine.guest_os.cim),
+        said(&machine.guest_os.vmware),
+    );
+    for controller in &machine.controllers {
+        let _ = writeln!(out, "  {} {}", controller.id, said(&controller.model));
+    }
+    machine.disks.iter().for_each(|d| out += &disk(d));
+    for cd in &machine.cd_drives {
+        let medium = cd.medium.as_ref().map(|m| m.href.to_string());
+        let _ = writeln!(
+            out,
+            "  cd {}:{} {}",
+            said(&cd.controller),
+            said(&cd.unit),
+            said(&medium)
+        );
+    }
+    machine.nics.iter().for_each(|n| out += &nic(n));
+    let others = [
+        ("floppy", machine.floppies.len()),
+        ("serial", machine.serial_ports.len()),
+        ("parallel", machine.parallel_ports.len()),
+        ("usb", machine.usb.len()),
+        ("sound", usize::from(machine.sound.is_some())),
+        ("products", machine.extra.products.len()),
+        ("settings", machine.extra.settings.len()),
+        ("sections", machine.extra.sections.len()),
+        ("others", machine.extra.devices.len()),
+    ];
+    let others: Vec<String> = others
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(what, n)| format!("{what} {n}"))
+        .collect();
+    let _ = writeln!(out, "  {}", others.join(", "));
+    out
+}
+
+fn disk(disk: &Disk) -> String {
+    let image = image(&disk.image);
+    format!(
+        "  disk {}:{} {image}\n",
+        said(&disk.controller),
+        said(&disk.unit)
+    )
+}
+
+fn image(disk: &DiskImage) -> String {
+    let file = disk.file.as_ref().map(|f| f.href.to_string());
+    let format = disk.format.as_ref().map(|f| format!("{f:?}"));
+    let mut out = format!("{} {} {}", said(&disk.capacity), said(&format), said(&file));
+    if let Some(parent) = &disk.parent {
+        out += &format!(" over {}", image(parent));
+    }
+    out
+}
+
+fn nic(nic: &Nic) -> String {
+    format!(
+        "  nic {} on {} mac {} connected {}\n",
+        said(&nic.model),
+        said(&nic.network.as_ref().map(|n| format!("{n:?}"))),
+        said(&nic.mac),
+        said(&nic.connected)
+    )
+}
