@@ -30,6 +30,7 @@ pub mod machine;
 pub mod models;
 pub mod ovf;
 pub mod package;
+pub mod tar;
 pub mod text;
 pub mod units;
 pub mod xml;
