@@ -193,6 +193,8 @@ struct Worker {
     data: Vec<Range<usize>>,
     hashes: Vec<SegmentHash>,
     packed: PackedBlocks,
+    /// Where the compressed units of the segment stand, ascending.
+    starts: Vec<u64>,
     overlay: OverlayWorker,
     told: Told,
     /// A page to align small pieces of metadata in.
@@ -210,6 +212,7 @@ impl Stage for Pass<'_> {
             data: Vec::new(),
             hashes: Vec::new(),
             packed: PackedBlocks::default(),
+            starts: Vec::new(),
             overlay: OverlayWorker::default(),
             told: Told::default(),
             lead: AlignedBuffer::new(LEAD).map_err(no_memory)?,
@@ -249,6 +252,9 @@ impl Stage for Pass<'_> {
             if let Some(hasher) = &mut hasher {
                 hasher.update(&worker.buffer[..done]);
             }
+        }
+        if self.packing.is_some() {
+            find_starts(runs, &mut worker.starts);
         }
         for run in runs {
             let len = run.len as usize;
@@ -341,7 +347,7 @@ impl Pass<'_> {
         let whole = &mut worker.buffer[at..at + run.len as usize];
         if let Some(packing) = &self.packing
             && packing.may_adopt(run, at)
-            && let Ok(Some(unit)) = worker.reader.read_unit(run, whole)
+            && let Ok(Some(unit)) = worker.reader.read_unit(run, &worker.starts, whole)
         {
             if !is_zero(whole) {
                 packing.adopt(segment.offset, at, whole, unit, &mut worker.packed)?;
@@ -458,6 +464,16 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// Fills `starts` with the places of all compressed units of `runs`, ascending.
+fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
+    starts.clear();
+    starts.extend(runs.iter().filter_map(|run| match run.mapping {
+        Mapping::Packed { offset, .. } => Some(offset),
+        _ => None,
+    }));
+    starts.sort_unstable();
 }
 
 /// Bytes in all of `ranges`.
