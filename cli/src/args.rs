@@ -20,27 +20,12 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make a copy of a disk in another format
     Convert(Convert),
-    /// Show what an image is
     Info(Info),
-    /// Show the runs of an image: data, zero, absent
     Map(Map),
-    /// Tell how large the file of a conversion would be
     Measure(Measure),
-    /// Look for damage in an image
-    ///
-    /// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
-    /// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked
-    /// at.
-    ///
-    /// Exit code 1 means damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else:
-    /// they are warned of, and the exit code is 0. So it is with refcounts that are wrong in an image that is marked as
-    /// dirty. Nothing is written without --repair.
     Check(Check),
-    /// Tell whether two images hold the same disk
     Compare(Compare),
-    /// Print a digest of the guest content: that of the raw disk, whatever the format
     Digest(Digest),
     /// Print the completions for a shell
     Completions {
@@ -191,6 +176,14 @@ pub struct Measure {
 }
 
 /// Look for damage in an image.
+///
+/// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
+/// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked
+/// at.
+///
+/// Exit code 1 means damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else:
+/// they are warned of, and the exit code is 0. So it is with refcounts that are wrong in an image that is marked as
+/// dirty. Nothing is written without --repair.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The image

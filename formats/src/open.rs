@@ -33,6 +33,27 @@ pub struct LayerFile {
     pub source: Arc<dyn BlockSource>,
     /// The file's bytes.
     pub storage: StorageRef,
+    /// Files besides it that hold parts of the layer (extents, a data file).
+    pub further: Vec<StorageRef>,
+}
+
+impl LayerFile {
+    /// Bytes in all files of this layer.
+    pub fn file_size(&self) -> u64 {
+        self.storages().map(|s| s.len()).sum()
+    }
+
+    /// Bytes that all files of this layer occupy.
+    ///
+    /// # Errors
+    /// Those of the storages.
+    pub fn allocated(&self) -> Result<u64> {
+        self.storages().map(|s| s.allocated()).sum()
+    }
+
+    fn storages(&self) -> impl Iterator<Item = &StorageRef> {
+        std::iter::once(&self.storage).chain(&self.further)
+    }
 }
 
 impl Image {
@@ -82,12 +103,13 @@ pub fn open_storage(
             next = Some(open_parent(storage.path(), reference, parents)?);
         }
         storages.push(storage.clone());
-        storages.extend(layer.storages);
+        storages.extend(layer.storages.iter().cloned());
         layers.push(LayerFile {
             path: storage.path().to_owned(),
             info: layer.info,
             source: layer.source,
             storage,
+            further: layer.storages,
         });
     }
     let mut sources = layers.iter().map(|l| l.source.clone());
@@ -124,6 +146,7 @@ pub fn open_alone(
         info: layer.info,
         source: layer.source,
         storage,
+        further: layer.storages,
     };
     Ok((file, layer.parent))
 }

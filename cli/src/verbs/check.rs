@@ -10,11 +10,12 @@ use formats::{
     driver, probe,
 };
 use serde::Serialize;
-use transfer::{Losses, Progress, Setting, Unpack};
+use transfer::{Losses, Setting, Unpack};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, report, watch};
+use crate::work::Work;
+use crate::{open, report};
 
 /// Damaged ranges that people are shown one by one.
 const RANGES_SHOWN: usize = 50;
@@ -78,17 +79,11 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     };
     answer.format = Some(format.to_string());
     let opened = open_alone(&arguments.image, Some(format), &context);
-    let cancel = open::cancel_on_signals()?;
-    let progress = Progress::default();
-    let setting = Setting {
-        threads: open::threads(arguments.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: None,
-    };
+    let work = Work::new(arguments.jobs)?;
     let driver = driver(format);
     // An image that does not open is looked at all the same: more can be said than the first thing that is wrong.
     if opened.as_ref().map_or_else(is_damage, |_| true) {
+        let setting = work.setting();
         let checked = structures(arguments, driver, &storage, &context, &setting, answer);
         match (checked, &opened) {
             (Err(Failure(transfer::Error::Image(_))), Err(_)) => {}
@@ -112,8 +107,8 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     if answer.is_map_sound && !arguments.unpack {
         return Ok(());
     }
-    let losses = watch::watched(&arguments.output, &progress, || {
-        transfer::check(&layer.source, unpack, &setting)
+    let losses = work.watched(&arguments.output, |setting| {
+        transfer::check(&layer.source, unpack, setting)
     })?;
     answer.take_losses(&losses);
     Ok(())

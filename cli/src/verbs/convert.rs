@@ -7,15 +7,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use formats::options::{Backing, parse_size};
-use formats::{DRIVERS, Error, Format, Image, OpenContext, Options, driver};
+use formats::{DRIVERS, Error, Format, Image, LayerFile, OpenContext, Options, driver};
 use serde::Serialize;
 use transfer::output::file::{folder_of, free_space};
 use transfer::same_storage;
-use transfer::{ConvertOptions, Converted, Losses, Place, Progress, Salvage, Setting};
+use transfer::{ConvertOptions, Converted, Losses, Place};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, render, report, watch};
+use crate::work::Work;
+use crate::{open, render, report};
 
 /// Holes that people are shown one by one.
 const HOLES_SHOWN: usize = 50;
@@ -52,32 +53,26 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         &context,
     )?;
     open::check_size(&image, arguments.reading.max_size.as_deref())?;
-    let cancel = if to_stdout {
-        open::end_on_signals()?
+    let jobs = arguments.reading.jobs;
+    let work = if to_stdout {
+        Work::into_pipe(jobs)?
     } else {
-        open::cancel_on_signals()?
+        Work::new(jobs)?
     };
-    let progress = Progress::default();
-    let salvage = Salvage::default();
-    let setting = Setting {
-        threads: open::threads(arguments.reading.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: arguments.reading.salvage.then_some(&salvage),
-    };
+    let work = work.salvaging(arguments.reading.salvage);
     if !to_stdout {
         warn_if_tight(&image, &arguments.target);
     }
     let started = Instant::now();
     let place = place(&arguments.target, to_stdout, arguments.force);
-    let converted = watch::watched(&arguments.output, &progress, || {
+    let converted = work.watched(&arguments.output, |setting| {
         transfer::convert(
             &image,
             target_format,
             &format_options,
             place,
             &options,
-            &setting,
+            setting,
         )
     })?;
     let result = Outcome {
@@ -85,7 +80,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         image: &image,
         target_format,
         converted,
-        losses: salvage.losses(),
+        losses: work.losses(),
         seconds: started.elapsed().as_secs_f64(),
     };
     result.say_notes();
@@ -336,7 +331,7 @@ impl Outcome<'_> {
 
     fn text(&self) -> String {
         let done = &self.converted;
-        let read = self.image.tip().map_or(0, |tip| tip.storage.len());
+        let read = self.image.tip().map_or(0, LayerFile::file_size);
         let mut text = format!(
             "{} ({}, {}) → {} ({}, {})\n",
             self.arguments.source.display(),

@@ -260,6 +260,19 @@ impl BlockTarget for QcowTarget {
         self.image.data_file.iter().map(OsString::from).collect()
     }
 
+    /// A relative data file is looked for in another place by QEMU.
+    fn notes(&self) -> Vec<String> {
+        let names = self.image.data_file.iter();
+        names
+            .map(|name| {
+                format!(
+                    "the image names its data file {name:?} without a folder: QEMU looks for it in its working \
+                     directory, so start it there, or give it the node 'data-file'"
+                )
+            })
+            .collect()
+    }
+
     fn preallocation(&self) -> Preallocation {
         self.image.preallocation
     }
