@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Random, Seen, be32, be64, exercise, luks, patch, samples, vhd, vmdk};
-use formats::Format;
+use formats::{Format, OpenContext, driver, open_storage};
 
 /// Mutants of each sample.
 const ROUNDS: u64 = 3_000;
@@ -66,6 +66,14 @@ fn structures(format: Format, image: &[u8]) -> Vec<(usize, usize)> {
                 (refcounts, 16),
                 (refcounts + cluster, 64),
             ];
+            if be32(image, 60) > 0 {
+                // The snapshots, and what the bitmaps extension leads to.
+                let (snapshots, directory) = (be64(image, 64) as usize, be64(image, 136) as usize);
+                let table = be64(image, directory) as usize;
+                let entries = [(snapshots, 112), (snapshots, 112), (directory, 32)];
+                places.extend(entries);
+                places.extend([(60, 12), (112, 32), (directory, 32), (table, 8)]);
+            }
             if be32(image, 32) == 2 {
                 // The header and two of its slots, and where its slot's key material starts.
                 let luks = luks::header_at(image);
@@ -221,6 +229,32 @@ fn the_samples_themselves_are_sound() {
         let is_bare = matches!(name, "cowd.vmdk" | "sesparse.vmdk");
         let warnings = &image.layers[0].info.warnings;
         assert_eq!(warnings.len(), usize::from(is_bare), "{name}: {warnings:?}");
+    }
+}
+
+#[test]
+fn the_sample_with_a_history_has_one() {
+    let image = common::qcow2::Builder {
+        history: true,
+        ..Default::default()
+    };
+    let bytes = image.build();
+    common::check(&bytes, Format::Qcow2).expect("its structures can be followed");
+    let storage = vmdk::memory(bytes);
+    let mut dirty = Vec::new();
+    driver(Format::Qcow2)
+        .dirty_ranges(&storage, common::qcow2::BITMAP, &mut |range| {
+            dirty.push(range)
+        })
+        .expect("a bitmap");
+    assert_eq!(dirty.first(), Some(&(0..512)));
+    for (snapshot, size) in [("1", image.size), ("two", image.size / 2)] {
+        let context = OpenContext {
+            snapshot: Some(snapshot.to_owned()),
+            ..OpenContext::default()
+        };
+        let opened = open_storage(storage.clone(), Some(Format::Qcow2), &context);
+        assert_eq!(opened.expect(snapshot).source.size(), size, "{snapshot}");
     }
 }
 
