@@ -30,6 +30,8 @@ pub enum Format {
     Vmdk,
     /// QEMU Copy-On-Write, versions 2 and 3.
     Qcow2,
+    /// Virtual Disk Image (VirtualBox, QEMU).
+    Vdi,
 }
 
 impl Format {
@@ -40,6 +42,7 @@ impl Format {
             Format::Vhd => "vhd",
             Format::Vmdk => "vmdk",
             Format::Qcow2 => "qcow2",
+            Format::Vdi => "vdi",
         }
     }
 }
@@ -239,7 +242,8 @@ pub struct Repaired {
 /// How a delta names the image it stands on.
 #[derive(Debug, Clone)]
 pub struct ParentReference {
-    /// Names to try, best first, as the image writes them (with `/` between folders).
+    /// Names to try, best first, as the image writes them (with `/` between folders). None: the parent is looked for by
+    /// its format and its identity.
     pub names: Vec<String>,
     /// What holds the names, for messages ("parent locator").
     pub structure: &'static str,
@@ -265,6 +269,12 @@ pub trait Driver: Sync {
     /// # Errors
     /// Whatever the image has wrong that can be seen without reading all of its tables.
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer>;
+
+    /// What a user should hear about `parent`, on which the image `child` of this format stands: that it may have changed
+    /// since.
+    fn parent_doubt(&self, _child: &LayerInfo, _parent: &LayerInfo) -> Option<String> {
+        None
+    }
 
     /// Looks at what reading the disk does not show: copies of tables against each other, what nothing refers to. Stops
     /// with an error soon after `cancel` is set.
@@ -334,6 +344,7 @@ pub trait Driver: Sync {
 /// The registry: what is supported.
 pub const DRIVERS: &[&dyn Driver] = &[
     &crate::qcow2::Qcow2Driver,
+    &crate::vdi::VdiDriver,
     &crate::vhd::VhdDriver,
     &crate::vmdk::VmdkDriver,
     // Last: it takes everything that nobody else recognises.

@@ -33,7 +33,7 @@
 //! | [`options`] | `-o key=value` |
 //! | [`budget`], [`slice_cache`] | memory that all layers of a chain share |
 //! | `luks` | the encryption inside qcow2 images; [`Passphrase`] is what opens them |
-//! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`] | one folder a format, one file an on-disk structure |
+//! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`], [`vdi`] | one folder a format, one file an on-disk structure |
 
 mod block_set;
 pub mod budget;
@@ -57,6 +57,7 @@ pub mod stack;
 pub mod storage;
 pub mod table;
 pub mod target;
+pub mod vdi;
 pub mod vhd;
 pub mod vmdk;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
+use crate::driver::{Format, ImageId, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::probe::probe;
 use crate::source::BlockSource;
@@ -100,7 +100,10 @@ pub fn open_storage(
     while let Some((storage, layer)) = next.take() {
         check_chain(&layers, &storage)?;
         if let Some(reference) = &layer.parent {
-            next = Some(open_parent(storage.path(), reference, parents)?);
+            let (file, mut parent) = open_parent(storage.path(), reference, parents)?;
+            let doubt = driver(layer.info.format).parent_doubt(&layer.info, &parent.info);
+            parent.info.warnings.extend(doubt);
+            next = Some((file, parent));
         }
         storages.push(storage.clone());
         storages.extend(layer.storages.iter().cloned());
@@ -169,6 +172,10 @@ fn open_layer(
     driver(format).open(storage.clone(), context)
 }
 
+fn is_same_file(one: &StorageRef, other: &StorageRef) -> bool {
+    one.file_id().is_some() && one.file_id() == other.file_id()
+}
+
 fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {
     if layers.len() >= MAX_CHAIN {
         return Err(Error::limit("chain", "has too many layers")
@@ -191,6 +198,11 @@ fn open_parent(
     reference: &ParentReference,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
+    if let ([], Some(format), Some(id)) =
+        (&reference.names[..], reference.format, reference.identity)
+    {
+        return find_parent(child, reference.structure, format, id, context);
+    }
     let mut failure: Option<Error> = None;
     for name in &reference.names {
         match open_named(child, name, reference, context) {
@@ -210,6 +222,64 @@ fn open_parent(
     Err(failure.unwrap_or_else(|| {
         Error::malformed(reference.structure, "is a delta, but names no parent").in_file(child)
     }))
+}
+
+/// The one file beside the child, or in a folder that the user allows, that is a `format` image with the identity `id`.
+fn find_parent(
+    child: &Path,
+    structure: &'static str,
+    format: Format,
+    id: ImageId,
+    context: &OpenContext,
+) -> Result<(StorageRef, Layer)> {
+    let names = context
+        .references
+        .files_around(child, driver(format).extensions())?;
+    let mut found: Option<(StorageRef, Layer)> = None;
+    let mut unreadable = None;
+    for name in &names {
+        let opened = context.references.open(child, name, structure);
+        let opened = opened.and_then(|storage| {
+            let layer = open_layer(&storage, Some(format), context);
+            let layer = layer.map_err(|e| e.in_file(storage.path()))?;
+            Ok((storage, layer))
+        });
+        let candidate = match opened {
+            Ok(candidate) => candidate,
+            Err(error) => {
+                unreadable.get_or_insert(error);
+                continue;
+            }
+        };
+        if candidate.1.info.identity != Some(id) {
+            continue;
+        }
+        match &found {
+            None => found = Some(candidate),
+            // The same file by another name.
+            Some((known, _)) if is_same_file(known, &candidate.0) => {}
+            Some((known, _)) => {
+                let both =
+                    [known.path(), candidate.0.path()].map(|path| path.display().to_string());
+                return Err(Error::refused(structure, "two files could be the parent")
+                    .found(both.join(" and "))
+                    .expected(format!("one file with id {id}"))
+                    .hint("keep only the right one in the folders that are looked through")
+                    .in_file(child));
+            }
+        }
+    }
+    found.ok_or_else(|| {
+        let what = match unreadable {
+            None => format!("{} {format} files without it", names.len()),
+            Some(error) => format!("{} {format} files, one not readable: {error}", names.len()),
+        };
+        Error::malformed(structure, "no file with the parent's id is there")
+            .found(what)
+            .expected(format!("id {id}"))
+            .hint("put it beside the image, or name its folder with --allow-references DIR")
+            .in_file(child)
+    })
 }
 
 fn open_named(

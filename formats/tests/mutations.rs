@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Random, Seen, be32, be64, exercise, luks, patch, samples, vhd, vmdk};
+use common::{Random, Seen, be32, be64, exercise, luks, patch, samples, vdi, vhd, vmdk};
 use formats::{Format, OpenContext, driver, open_storage};
 
 /// Mutants of each sample.
@@ -55,6 +55,7 @@ fn structures(format: Format, image: &[u8]) -> Vec<(usize, usize)> {
         }
         Format::Vhd => vec![footer],
         Format::Vmdk => vmdk::structures(image),
+        Format::Vdi => vdi::structures(image),
         _ => {
             let cluster = 1 << be32(image, 20);
             let (l1, refcounts) = (be64(image, 40) as usize, be64(image, 48) as usize);
@@ -99,7 +100,7 @@ fn number(random: &mut Random, image: &[u8]) -> u64 {
 /// The lower `width` bytes of `number`, as the format has its numbers.
 fn encoded(format: Format, number: u64, width: usize) -> Vec<u8> {
     match format {
-        Format::Vmdk => number.to_le_bytes()[..width].to_vec(),
+        Format::Vmdk | Format::Vdi => number.to_le_bytes()[..width].to_vec(),
         _ => number.to_be_bytes()[8 - width..].to_vec(),
     }
 }
@@ -187,13 +188,21 @@ fn run_mutants(seed: u64, name: &str, format: Format, sample: &[u8]) -> u64 {
     opened
 }
 
+/// Whether a sample stands on a file that nobody has.
+fn is_orphan(name: &str) -> bool {
+    matches!(
+        name,
+        "differencing.vhd" | "backing.qcow2" | "differencing.vdi"
+    )
+}
+
 #[test]
 fn random_changes_neither_panic_nor_hang_nor_take_memory() {
     let mut opened = 0;
     for (seed, (name, format, sample)) in (1..).zip(samples()) {
         let mut of_this = run_mutants(seed, name, format, &sample);
         // A file without its parent does not open: without the last step it does.
-        if matches!(name, "differencing.vhd" | "backing.qcow2") {
+        if is_orphan(name) {
             of_this += 100;
         }
         assert!(of_this > 100, "{name}: only {of_this} mutants opened");
@@ -210,11 +219,7 @@ fn the_samples_themselves_are_sound() {
         let image = match common::open(sample, Some(format), false) {
             Ok(image) => image,
             Err(error) => {
-                // These two stand on files that nobody has.
-                assert!(
-                    matches!(name, "differencing.vhd" | "backing.qcow2"),
-                    "{name}: {error}"
-                );
+                assert!(is_orphan(name), "{name}: {error}");
                 continue;
             }
         };

@@ -169,6 +169,13 @@ fn a_split_vmdk_holds_what_was_placed() {
     round_trips(Format::Vmdk, &kinds, &[600, 3 << 20, 5 << 30, 50 << 30]);
 }
 
+/// A map of 64 KiB covers 16 GiB.
+#[test]
+fn a_vdi_holds_what_was_placed() {
+    let kinds = ["subformat=dynamic", "subformat=fixed"];
+    round_trips(Format::Vdi, &kinds, &[600, 3 << 20, 50 << 30, 20 << 40]);
+}
+
 /// Where VMware cuts split disks.
 const SPLIT: u64 = 4_192_256 * 512;
 

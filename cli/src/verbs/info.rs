@@ -153,6 +153,7 @@ fn text(answer: &Answer) -> String {
     }
     if let Some(parent) = &answer.parent {
         let known = parent.file.as_ref().or(parent.name.as_ref());
+        let known = known.or(parent.identity.as_ref());
         lines.push(("parent", known.cloned().unwrap_or_default()));
     }
     let mut text: String = lines

@@ -5,6 +5,7 @@
 
 pub mod luks;
 pub mod qcow2;
+pub mod vdi;
 pub mod vhd;
 pub mod vmdk;
 pub mod written;
@@ -223,5 +224,7 @@ pub fn samples() -> Vec<(&'static str, Format, Vec<u8>)> {
     let vmdks = vmdk::kinds().into_iter();
     all.extend(vmdks.map(|(name, image)| (name, Format::Vmdk, image)));
     all.push(("luks.qcow2", Format::Qcow2, luks::image()));
+    let vdis = vdi::kinds().into_iter();
+    all.extend(vdis.map(|(name, builder)| (name, Format::Vdi, builder.build())));
     all
 }
