@@ -19,8 +19,8 @@ use crate::driver::{Detail, Format, Layer, LayerInfo, OpenContext, ParentReferen
 use crate::error::{Error, Result};
 use crate::storage::{Storage, StorageRef};
 
-/// Clusters of bits that are counted for all bitmaps together: far more than the bitmaps of a disk of 64 TiB have.
-const BITMAP_EFFORT: u64 = 1 << 16;
+/// Bytes of bits that are counted for all bitmaps together: twice those of a disk of 64 TiB, in the usual granularity.
+const BITMAP_EFFORT: u64 = 256 << 20;
 
 /// What holds the parent's name, for messages.
 const BACKING_NAME: &str = "backing file name";
@@ -196,7 +196,7 @@ fn describe_bitmaps(
             ("in_use", Detail::Flag(bitmap.in_use)),
             ("auto", Detail::Flag(bitmap.auto)),
         ];
-        let cost = u64::from(bitmap.table_entries);
+        let cost = u64::from(bitmap.table_entries).saturating_mul(header.cluster_size());
         let mut dirty: u64 = 0;
         let counted = match effort.checked_sub(cost) {
             Some(left) => {

@@ -11,6 +11,9 @@ use crate::qcow2::header::{Header, L1_MAX_BYTES};
 use crate::qcow2::snapshots::{Snapshot, Snapshots};
 use crate::storage::Storage;
 
+/// Bytes of areas standing on others that are counted: of a hostile image they could be any number.
+const MOST_OVERLAPPING: u64 = 256 << 20;
+
 /// An L1 table that is in the file, with nothing else in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct L1Table {
@@ -27,8 +30,9 @@ pub struct L1Table {
 /// The tables that others are found through.
 #[derive(Debug, Default)]
 pub struct Layout {
-    /// Offset and length of what takes clusters by itself: header, tables, directories. All of it is in the file.
-    pub areas: Vec<(u64, u64)>,
+    /// What takes clusters by itself (header, tables, directories): offset and length, and how often it is named. All of
+    /// it is in the file.
+    pub areas: BTreeMap<(u64, u64), u64>,
     /// L1 tables, each once.
     pub l1_tables: Vec<L1Table>,
     /// Offset and number of entries of the tables of bitmaps.
@@ -37,6 +41,8 @@ pub struct Layout {
     known: HashMap<(u64, u64), usize>,
     /// First and last cluster of the areas that are followed.
     claimed: BTreeMap<u64, u64>,
+    /// Bytes of areas that stand on others.
+    overlapping: u64,
     cluster_bits: u32,
     file_len: u64,
 }
@@ -138,7 +144,7 @@ impl Layout {
         let known = self.known.get(&(offset, entries));
         if let Some(same) = known.and_then(|index| self.l1_tables.get_mut(*index)) {
             same.uses += 1;
-            self.areas.push((offset, entries * 8));
+            self.add_area(offset, entries * 8);
             return;
         }
         if entries > L1_MAX_BYTES / 8 || !offset.is_multiple_of(1 << self.cluster_bits) {
@@ -172,16 +178,25 @@ impl Layout {
         if len == 0 {
             return true;
         }
-        self.areas.push((offset, len));
         let (first, last) = (offset >> self.cluster_bits, (end - 1) >> self.cluster_bits);
         let before = self.claimed.range(..=last).next_back();
         if before.is_some_and(|(_, known_last)| *known_last >= first) {
             tally.note(Kind::Table, 1, offset, || {
                 Error::malformed(name, "stands on another table: it is not followed")
             });
+            // The image is damaged beyond repair; what each cluster is used for need not be known to the last one.
+            self.overlapping = self.overlapping.saturating_add(len);
+            if self.overlapping <= MOST_OVERLAPPING {
+                self.add_area(offset, len);
+            }
             return false;
         }
+        self.add_area(offset, len);
         self.claimed.insert(first, last);
         true
+    }
+
+    fn add_area(&mut self, offset: u64, len: u64) {
+        *self.areas.entry((offset, len)).or_default() += 1;
     }
 }

@@ -155,9 +155,10 @@ impl<'a> Audit<'a> {
     /// Counts what holds tables. They come first, so that data in their places is noticed.
     fn count_tables(&mut self, is_first: bool) -> Result<()> {
         let bits = self.header.cluster_bits;
-        for (offset, len) in &self.layout.areas {
+        for ((offset, len), uses) in &self.layout.areas {
             let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
-            self.counts.add(first, last - first + 1, 1, Use::Metadata);
+            self.counts
+                .add(first, last - first + 1, *uses, Use::Metadata);
         }
         for block in self.stored.blocks() {
             if let Block::At(offset) = block {
