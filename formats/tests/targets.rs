@@ -173,7 +173,7 @@ fn a_split_vmdk_holds_what_was_placed() {
 #[test]
 fn a_vdi_holds_what_was_placed() {
     let kinds = ["subformat=dynamic", "subformat=fixed"];
-    round_trips(Format::Vdi, &kinds, &[600, 3 << 20, 50 << 30, 20 << 40]);
+    round_trips(Format::Vdi, &kinds, &[600, 3 << 20, 50 << 30, 2 << 40]);
 }
 
 /// Where VMware cuts split disks.
