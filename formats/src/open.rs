@@ -203,12 +203,26 @@ fn open_named(
 }
 
 fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
-    let Some(expected) = reference.identity else {
-        return Ok(());
-    };
-    if parent.info.identity == Some(expected) {
+    let found = parent.source.sector_size();
+    if let Some(expected) = reference.sector_size.filter(|size| *size != found) {
+        return Err(Error::malformed(
+            reference.structure,
+            "the parent has sectors of another size",
+        )
+        .found(format!("{found} bytes"))
+        .expected(format!("{expected} bytes"))
+        .in_file(path));
+    }
+    let expected = &reference.identities;
+    if expected.is_empty()
+        || parent
+            .info
+            .identity
+            .is_some_and(|id| expected.contains(&id))
+    {
         return Ok(());
     }
+    let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
     Err(
         Error::malformed(reference.structure, "the parent is another image")
             .found(
@@ -217,7 +231,7 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
                     .identity
                     .map_or("no id".to_owned(), |id| format!("id {id}")),
             )
-            .expected(format!("id {expected}"))
+            .expected(format!("id {}", expected.join(" or ")))
             .hint("find the parent that the child was made on")
             .in_file(path),
     )
