@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Backing;
 use crate::probe::probe;
 use crate::source::BlockSource;
 use crate::stack::Stack;
@@ -33,6 +34,20 @@ pub struct LayerFile {
     pub source: Arc<dyn BlockSource>,
     /// The file's bytes.
     pub storage: StorageRef,
+}
+
+impl LayerFile {
+    /// What an image that stands on this one has to know of it; it will call it `name`.
+    pub fn as_backing(&self, name: &str) -> Backing {
+        Backing {
+            name: name.to_owned(),
+            format: self.info.format,
+            identity: self.info.identity,
+            disk_id: self.info.disk_id,
+            sector_size: self.source.sector_size(),
+            block_size: self.source.block_size(),
+        }
+    }
 }
 
 impl Image {

@@ -176,6 +176,12 @@ impl BatLayout {
         self.chunks() * (self.chunk_ratio() + 1)
     }
 
+    /// The state that `entry` gives its block; `None` for one that does not exist, or not in a disk of this kind.
+    pub fn state(&self, entry: BatEntry) -> Option<BlockState> {
+        let state = entry.state();
+        state.filter(|state| self.is_differencing || *state != BlockState::PartiallyPresent)
+    }
+
     /// Index of the entry of block `block`.
     pub fn block_index(&self, block: u64) -> u64 {
         block + block / self.chunk_ratio()
@@ -261,6 +267,8 @@ mod tests {
         let one = layout(4 << 30, 2 << 20, 512);
         assert_eq!((one.chunks(), one.entries()), (1, 2048));
         assert_eq!(layout(0, 1 << 20, 512).entries(), 0);
+        assert_eq!(one.state(BatEntry(7)), None);
+        assert_eq!(two.state(BatEntry(7)), Some(BlockState::PartiallyPresent));
     }
 
     #[test]

@@ -34,6 +34,8 @@
 //! The facts are those of [MS-VHDX], and of what QEMU and disk2vhd do where they differ from it.
 
 pub mod bat;
+mod bat_writer;
+mod check;
 mod checksum;
 pub mod file_identifier;
 mod guid;
@@ -43,13 +45,25 @@ mod layer;
 pub mod log;
 pub mod metadata;
 pub mod metadata_table;
+mod new_image;
 pub mod parent_locator;
 pub mod region_table;
 pub mod source;
+pub mod target;
+pub mod target_differencing;
+pub mod target_fixed;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use crate::driver::{Driver, Format, Head, Layer, OpenContext};
+use self::new_image::NewImage;
+use self::target::DynamicTarget;
+use self::target_differencing::DifferencingTarget;
+use self::target_fixed::FixedTarget;
+use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -75,16 +89,32 @@ impl Driver for VhdxDriver {
         layer::open(storage, context)
     }
 
+    fn check(
+        &self,
+        storage: &StorageRef,
+        context: &OpenContext,
+        cancel: &AtomicBool,
+    ) -> Result<CheckReport> {
+        check::check(storage, context, cancel)
+    }
+
     fn options(&self) -> &'static [OptionSpec] {
-        &[]
+        new_image::OPTIONS
     }
 
     fn target(
         &self,
-        _size: u64,
-        _options: &Options,
+        size: u64,
+        options: &Options,
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
-        Err(crate::Error::unsupported("vhdx", "is not written yet"))
+        let image = NewImage::new(size, options)?;
+        Ok(if image.is_fixed {
+            Box::new(FixedTarget::new(image))
+        } else if image.layout.is_differencing {
+            Box::new(DifferencingTarget::new(image))
+        } else {
+            Box::new(DynamicTarget::new(image))
+        })
     }
 }

@@ -150,7 +150,7 @@ impl VhdxSource {
         match self.layout.slot(index) {
             Slot::Block(block) => {
                 let visible = self.layout.visible(block);
-                let is_stored = entry.state().is_some_and(BlockState::is_stored);
+                let is_stored = self.layout.state(entry).is_some_and(BlockState::is_stored);
                 (is_stored && visible > 0).then_some(visible)
             }
             // Old versions of QEMU left garbage there in disks without a parent.
@@ -260,7 +260,8 @@ impl VhdxSource {
         {
             let entry = BatEntry(u64::from_le_bytes(*bytes));
             let within = run.next() % self.layout.block_size;
-            let state = entry.state().ok_or_else(|| self.illegal(block, entry))?;
+            let state = self.layout.state(entry);
+            let state = state.ok_or_else(|| self.illegal(block, entry))?;
             let hole = match state {
                 BlockState::NotPresent => self.not_present(),
                 BlockState::Undefined | BlockState::Zero | BlockState::Unmapped => Place::Zero,
@@ -319,9 +320,6 @@ impl VhdxSource {
         within: u64,
         len: u64,
     ) -> Result<()> {
-        if !self.layout.is_differencing {
-            return Err(self.illegal(block, BatEntry::partially_present(0)));
-        }
         let chunk = block / self.layout.chunk_ratio();
         let entry = self.entry(self.layout.bitmap_index(chunk))?;
         if !entry.is_bitmap_present() {

@@ -8,6 +8,9 @@ pub mod overlay;
 pub mod ring;
 pub mod sequence;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use self::overlay::Replayed;
