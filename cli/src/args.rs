@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target appears whole or not
+/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target appears whole or not
 /// at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
@@ -62,7 +62,7 @@ pub struct Convert {
     pub source: PathBuf,
     /// The image to make
     pub target: PathBuf,
-    /// Format of SRC: raw, vhd, vmdk, qcow2 or vdi; without it, what the content says
+    /// Format of SRC: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Format of DST; without it, what its extension says
@@ -112,7 +112,7 @@ pub struct Convert {
 pub struct Info {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk, qcow2 or vdi; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     #[command(flatten)]
@@ -127,7 +127,7 @@ pub struct Info {
 pub struct Map {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk, qcow2 or vdi; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Print the ranges that this dirty bitmap of a qcow2 image says were written
@@ -243,7 +243,7 @@ pub struct Compare {
 pub struct Digest {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk, qcow2 or vdi; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// The algorithm

@@ -58,7 +58,10 @@ fn rows(corpus: &Path) -> Vec<Row> {
             let cells = line.split('\t').map(str::to_owned);
             Row(header.iter().map(|h| (*h).to_owned()).zip(cells).collect())
         })
-        .filter(|row| ["raw", "vhd", "vmdk", "qcow", "qcow2", "vdi"].contains(&row.get("format")))
+        .filter(|row| {
+            let known = ["raw", "vhd", "vhdx", "vmdk", "qcow", "qcow2", "vdi"];
+            known.contains(&row.get("format"))
+        })
         .collect()
 }
 

@@ -32,6 +32,8 @@ pub enum Format {
     Qcow2,
     /// Virtual Disk Image (VirtualBox, QEMU).
     Vdi,
+    /// Microsoft Virtual Hard Disk, version 2 (Hyper-V since 2012).
+    Vhdx,
 }
 
 impl Format {
@@ -40,6 +42,7 @@ impl Format {
         match self {
             Format::Raw => "raw",
             Format::Vhd => "vhd",
+            Format::Vhdx => "vhdx",
             Format::Vmdk => "vmdk",
             Format::Qcow2 => "qcow2",
             Format::Vdi => "vdi",
@@ -145,6 +148,8 @@ pub struct LayerInfo {
     pub subformat: String,
     /// The id that a child refers to.
     pub identity: Option<ImageId>,
+    /// The id of the disk that all files of its chain have (VHDX).
+    pub disk_id: Option<Uuid>,
     /// What else is worth knowing, in the field's words: name and value.
     pub details: Vec<(&'static str, Detail)>,
     /// What a user should hear about.
@@ -158,6 +163,7 @@ impl LayerInfo {
             format,
             subformat: subformat.into(),
             identity: None,
+            disk_id: None,
             details: Vec::new(),
             warnings: Vec::new(),
         }
@@ -249,8 +255,10 @@ pub struct ParentReference {
     pub structure: &'static str,
     /// The parent's format, where the image says it.
     pub format: Option<Format>,
-    /// The identity that the parent must have.
-    pub identity: Option<ImageId>,
+    /// The identities of which the parent must have one; none: any file will do.
+    pub identities: Vec<ImageId>,
+    /// The logical sector size in bytes that the parent must have, where the format has several.
+    pub sector_size: Option<u32>,
 }
 
 /// One format: a line in [`DRIVERS`].
@@ -346,6 +354,7 @@ pub const DRIVERS: &[&dyn Driver] = &[
     &crate::qcow2::Qcow2Driver,
     &crate::vdi::VdiDriver,
     &crate::vhd::VhdDriver,
+    &crate::vhdx::VhdxDriver,
     &crate::vmdk::VmdkDriver,
     // Last: it takes everything that nobody else recognises.
     &crate::raw::RawDriver,

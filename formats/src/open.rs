@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::{Format, ImageId, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Backing;
 use crate::probe::probe;
 use crate::source::BlockSource;
 use crate::stack::Stack;
@@ -53,6 +54,20 @@ impl LayerFile {
 
     fn storages(&self) -> impl Iterator<Item = &StorageRef> {
         std::iter::once(&self.storage).chain(&self.further)
+    }
+}
+
+impl LayerFile {
+    /// What an image that stands on this one has to know of it; it will call it `name`.
+    pub fn as_backing(&self, name: &str) -> Backing {
+        Backing {
+            name: name.to_owned(),
+            format: self.info.format,
+            identity: self.info.identity,
+            disk_id: self.info.disk_id,
+            sector_size: self.source.sector_size(),
+            block_size: self.source.block_size(),
+        }
     }
 }
 
@@ -296,12 +311,26 @@ fn open_named(
 }
 
 fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
-    let Some(expected) = reference.identity else {
-        return Ok(());
-    };
-    if parent.info.identity == Some(expected) {
+    let found = parent.source.sector_size();
+    if let Some(expected) = reference.sector_size.filter(|size| *size != found) {
+        return Err(Error::malformed(
+            reference.structure,
+            "the parent has sectors of another size",
+        )
+        .found(format!("{found} bytes"))
+        .expected(format!("{expected} bytes"))
+        .in_file(path));
+    }
+    let expected = &reference.identities;
+    if expected.is_empty()
+        || parent
+            .info
+            .identity
+            .is_some_and(|id| expected.contains(&id))
+    {
         return Ok(());
     }
+    let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
     Err(
         Error::malformed(reference.structure, "the parent is another image")
             .found(
@@ -310,7 +339,7 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
                     .identity
                     .map_or("no id".to_owned(), |id| format!("id {id}")),
             )
-            .expected(format!("id {expected}"))
+            .expected(format!("id {}", expected.join(" or ")))
             .hint("find the parent that the child was made on")
             .in_file(path),
     )

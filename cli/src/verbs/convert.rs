@@ -117,12 +117,8 @@ fn below(
                 .into(),
         );
     }
-    let format = image.tip().map_or(Format::Raw, |tip| tip.info.format);
-    let backing = Backing {
-        name: name.clone(),
-        format,
-    };
-    Ok(Some((backing, image)))
+    let backing = image.tip().map(|tip| tip.as_backing(name));
+    Ok(backing.map(|backing| (backing, image)))
 }
 
 /// How large a sparse target becomes is known only at the end. What the source occupies is a good guess.

@@ -68,7 +68,7 @@ fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Fai
         name: reference.names.first().cloned(),
         file: None,
         format: reference.format.map(|f| f.to_string()),
-        identity: reference.identity.map(|id| id.to_string()),
+        identity: reference.identities.first().map(ToString::to_string),
     });
     let mut chain = Vec::new();
     if let Some(parent) = &mut parent {

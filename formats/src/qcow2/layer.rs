@@ -115,7 +115,8 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         names: vec![name.to_owned()],
         structure: BACKING_NAME,
         format,
-        identity: None,
+        identities: Vec::new(),
+        sector_size: None,
     })
 }
 

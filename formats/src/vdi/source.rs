@@ -1,10 +1,11 @@
 //! The map of an image of any type.
 
 use super::block_map::BlockMap;
+use super::header::ImageType;
 use crate::codec::Codec;
 use crate::error::Result;
 use crate::joined::{Joined, Place};
-use crate::source::{BlockSource, Run};
+use crate::source::{BlockSource, Mapping, Run};
 use crate::storage::StorageRef;
 
 /// Slices of the block map that one call of `map` looks into at most, so that none takes long.
@@ -31,6 +32,18 @@ impl VdiSource {
             unwritten,
         }
     }
+
+    /// The first part of `run` that is all data or all hole: a fixed image has a place also for what nobody wrote.
+    fn without_holes(&self, run: Run) -> Result<Run> {
+        let Mapping::Stored { offset, .. } = run.mapping else {
+            return Ok(run);
+        };
+        let (len, is_data) = self.storage.extent(offset, run.len)?;
+        Ok(match is_data {
+            true => Run::new(len, run.mapping),
+            false => Run::new(len, Mapping::Zero),
+        })
+    }
 }
 
 impl BlockSource for VdiSource {
@@ -55,6 +68,10 @@ impl BlockSource for VdiSource {
             }
         }
         // No block is ever compressed: codec and unit mean nothing.
-        Ok(run.into_run(&self.storage, &self.storage, Codec::Zlib, 0))
+        let run = run.into_run(&self.storage, &self.storage, Codec::Zlib, 0);
+        match self.map.header().image_type {
+            ImageType::Static => self.without_holes(run),
+            _ => Ok(run),
+        }
     }
 }
