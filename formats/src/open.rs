@@ -213,10 +213,12 @@ fn open_parent(
     reference: &ParentReference,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
-    if let ([], Some(format), Some(id)) =
-        (&reference.names[..], reference.format, reference.identity)
-    {
-        return find_parent(child, reference.structure, format, id, context);
+    if let ([], Some(format), [id]) = (
+        &reference.names[..],
+        reference.format,
+        &reference.identities[..],
+    ) {
+        return find_parent(child, reference.structure, format, *id, context);
     }
     let mut failure: Option<Error> = None;
     for name in &reference.names {
