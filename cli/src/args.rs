@@ -131,7 +131,7 @@ pub struct Map {
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Print the ranges that this dirty bitmap of a qcow2 image says were written
-    #[arg(long, value_name = "NAME", conflicts_with = "picture")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["picture", "snapshot"])]
     pub bitmap: Option<String>,
     /// Draw the map into this SVG file as well
     #[arg(long, value_name = "FILE.svg")]

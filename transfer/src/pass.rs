@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use formats::{BlockSource, BlockTarget, Mapping, Run, RunReader};
+use formats::{BlockSource, BlockTarget, Mapping, Preallocation, Run, RunReader};
 
 use crate::affordable::{AffordableDigest, Budget};
 use crate::buffer::AlignedBuffer;
@@ -103,7 +103,10 @@ pub fn run(
     let hashes_zeros = wanted.digests.contains(&Algorithm::Blake3);
     let writes_zeros = destination.as_ref().is_some_and(|d| d.sparse == 0);
     // Zeros that cost something are shared out among the workers; others are passed over in one go.
-    let costly = !wanted.digests.is_empty() || writes_zeros;
+    let makes_tables = destination
+        .as_ref()
+        .is_some_and(|d| d.target.preallocation() != Preallocation::Off);
+    let costly = !wanted.digests.is_empty() || writes_zeros || makes_tables;
     let when_spent = if costly { ZEROS_TO_HASH } else { ANY_LENGTH };
     let at_first = if wanted.affordable_digest {
         ZEROS_TO_HASH

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use formats::options::{Backing, parse_size};
@@ -45,7 +46,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         reproducible: reproducible(arguments)?,
         reflink: !arguments.no_reflink,
         recompress: arguments.recompress,
-        below: below.map(|(_, image)| image.source),
+        below: below.map(|(_, image)| Arc::new(image)),
     };
     let image = open::image(
         &arguments.source,
@@ -102,8 +103,13 @@ fn below(
     let Some(name) = &arguments.backing else {
         return Ok(None);
     };
+    // What has a colon may be taken for a protocol; a folder in front says that it is a name.
+    let name = match name.contains(':') && !name.contains('/') {
+        true => format!("./{name}"),
+        false => name.clone(),
+    };
     // As the target will find it.
-    let path = folder_of(&arguments.target).join(name);
+    let path = folder_of(&arguments.target).join(&name);
     let present = OpenContext {
         snapshot: None,
         ..context.clone()
@@ -117,7 +123,7 @@ fn below(
                 .into(),
         );
     }
-    let backing = image.tip().map(|tip| tip.as_backing(name));
+    let backing = image.tip().map(|tip| tip.as_backing(&name));
     Ok(backing.map(|backing| (backing, image)))
 }
 

@@ -198,5 +198,5 @@ fn both(bytes: u64) -> String {
 }
 
 fn line(name: &str, value: &str) -> String {
-    format!("{name:<20} {value}\n")
+    format!("{name:<20} {}\n", render::printable(value))
 }

@@ -193,7 +193,10 @@ fn describe_bitmaps(
         let mut record = vec![
             ("name", Detail::Text(bitmap.name.clone())),
             ("granularity", Detail::Number(1 << bitmap.granularity_bits)),
-            ("usable", Detail::Flag(consistent && !bitmap.in_use)),
+            (
+                "usable",
+                Detail::Flag(consistent && bitmap.is_trustworthy()),
+            ),
             ("in_use", Detail::Flag(bitmap.in_use)),
             ("auto", Detail::Flag(bitmap.auto)),
         ];
@@ -245,7 +248,16 @@ pub fn dirty_ranges(
         Some(extension) => all_bitmaps(storage, &header, extension)?,
         None => Vec::new(),
     };
-    let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.name == name) else {
+    let mut named = bitmaps.iter().filter(|bitmap| bitmap.name == name);
+    let (found, another) = (named.next(), named.next());
+    if another.is_some() {
+        return Err(
+            Error::malformed("bitmap directory", "several bitmaps have this name")
+                .found(format!("{name:?}"))
+                .in_file(storage.path()),
+        );
+    }
+    let Some(bitmap) = found else {
         let known: Vec<_> = bitmaps.iter().map(|b| format!("{:?}", b.name)).collect();
         return Err(Error::usage("--bitmap", "the image has no such bitmap")
             .found(format!("{name:?}"))
@@ -253,17 +265,21 @@ pub fn dirty_ranges(
                 "none: the image has no bitmaps".to_owned()
             } else {
                 known.join(", ")
-            }));
+            })
+            .in_file(storage.path()));
     };
-    if bitmap.in_use || header.autoclear & BITMAPS == 0 {
+    if !bitmap.is_trustworthy() || header.autoclear & BITMAPS == 0 {
         return Err(Error::refused(
             "bitmap",
-            "was not saved properly: what it says may be too little",
+            "was not saved properly, or has data of an unknown kind: what it says may be too little",
         )
         .found(format!("{name:?}"))
+        .in_file(storage.path())
         .hint("take the whole disk as written"));
     }
-    bitmap.dirty(storage, &header, header.size, visit)
+    bitmap
+        .dirty(storage, &header, header.size, visit)
+        .map_err(|e| e.in_file(storage.path()))
 }
 
 fn describe(header: &Header, extensions: &Extensions, backing_name: Option<String>) -> LayerInfo {

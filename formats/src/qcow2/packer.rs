@@ -77,18 +77,35 @@ impl PackWorker for Worker {
 
     fn adopt(
         &mut self,
-        _guest_offset: u64,
+        guest_offset: u64,
         block: &[u8],
-        _codec: Codec,
+        codec: Codec,
         stream: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Form> {
+        if codec == Codec::Zstd && !is_common_frame(stream) {
+            return self.pack(guest_offset, block, out);
+        }
         if stream.len() >= block.len() {
             return Ok(plain(block, out.len(), out));
         }
         out.extend(stream);
         Ok(Form::Packed)
     }
+}
+
+/// Whether `stream` starts with a Zstandard frame that every decoder takes (RFC 8878, 3.1.1.1): one without a window of its
+/// own, or with a window that is not larger than what libraries allow and not smaller than a block.
+fn is_common_frame(stream: &[u8]) -> bool {
+    const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let [a, b, c, d, descriptor, window, ..] = stream else {
+        return false;
+    };
+    // 10 more than the exponent is the log2 of the window.
+    let window_bits = 10 + (window >> 3);
+    [*a, *b, *c, *d] == MAGIC
+        && (descriptor & SINGLE_SEGMENT != 0 || (17..27).contains(&window_bits))
 }
 
 /// The cluster as it is, where compressing does not make it smaller.

@@ -412,10 +412,12 @@ impl BlockTarget for QcowTarget {
         let refcounts = RefcountLayout::new(used, self.cluster_size(), order);
         refcounts.write(counts, out)?;
         self.write_l1(out)?;
-        let file_size = refcounts.total() << self.cluster_bits;
-        out.set_len(file_size)?;
+        let image_size = refcounts.total() << self.cluster_bits;
+        out.set_len(image_size)?;
+        let mut file_size = image_size;
         if self.image.data_file.is_some() {
             out.set_len(PART + self.size)?;
+            file_size += self.size;
         }
         // Last: without it nobody takes the file for an image.
         out.write_at(&self.first_cluster(&refcounts)?, 0)?;

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::tally::{Kind, Tally};
+use crate::driver::OpenContext;
 use crate::error::{Error, Result};
-use crate::qcow2::bitmaps::Bitmaps;
+use crate::qcow2::bitmaps::{Bitmap, Bitmaps};
+use crate::qcow2::encryption::Encryption;
 use crate::qcow2::extensions::Extensions;
 use crate::qcow2::features::BITMAPS;
 use crate::qcow2::header::{Header, L1_MAX_BYTES};
@@ -84,11 +86,16 @@ impl Layout {
         while let Some(snapshot) = table.next() {
             let at = header.snapshots_offset.saturating_add(table.bytes_read());
             match snapshot {
-                Ok(Snapshot {
-                    l1_offset,
-                    l1_entries,
-                    ..
-                }) => self.add_l1("L1 table of a snapshot", l1_offset, l1_entries, tally),
+                Ok(snapshot) => {
+                    if let Some(wrong) = wrong_in(&snapshot, header) {
+                        tally.note(Kind::Table, 1, at, || {
+                            Error::malformed("snapshot table", wrong)
+                                .found(format!("{:?}, {:?}", snapshot.id, snapshot.name))
+                        });
+                    }
+                    let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
+                    self.add_l1("L1 table of a snapshot", offset, entries, tally);
+                }
                 Err(error) => tally.note(Kind::Table, 1, at, || error),
             }
         }
@@ -110,6 +117,14 @@ impl Layout {
         if let Some((offset, len)) = extensions.encryption {
             self.claim("encryption header", offset, len, tally);
         }
+        // Without the way to the keys their clusters look like leaks.
+        let locked = OpenContext {
+            locked: true,
+            ..OpenContext::default()
+        };
+        if let Err(error) = Encryption::read(storage, header, extensions, &locked) {
+            tally.note(Kind::Table, 1, error.offset().unwrap_or(32), || error);
+        }
         // Bitmaps that do not fit to the data any more are nobody's: QEMU takes their clusters for leaks, too.
         let directory = match extensions.bitmaps {
             Some(directory) if header.autoclear & BITMAPS != 0 => directory,
@@ -117,22 +132,31 @@ impl Layout {
         };
         let found = Bitmaps::new(storage, directory, header.cluster_size()).and_then(|bitmaps| {
             self.claim("bitmap directory", directory.offset, directory.bytes, tally);
-            bitmaps
-                .map(|bitmap| bitmap.map(|b| (b.table_offset, u64::from(b.table_entries))))
-                .collect::<Result<Vec<_>>>()
+            bitmaps.collect::<Result<Vec<_>>>()
         });
         match found {
-            Ok(tables) => {
-                for (offset, entries) in tables {
-                    if entries > 0 && self.claim("bitmap table", offset, entries * 8, tally) {
-                        self.bitmap_tables.push((offset, entries));
-                    }
+            Ok(bitmaps) => {
+                for bitmap in bitmaps {
+                    self.add_bitmap(header, &bitmap, tally);
                 }
             }
             Err(error) => {
                 let at = error.offset().unwrap_or(directory.offset);
                 tally.note(Kind::Table, 1, at, || error);
             }
+        }
+    }
+
+    fn add_bitmap(&mut self, header: &Header, bitmap: &Bitmap, tally: &mut Tally) {
+        let (offset, entries) = (bitmap.table_offset, u64::from(bitmap.table_entries));
+        if !bitmap.covers(header.size, header.cluster_size()) {
+            tally.note(Kind::Table, 1, offset, || {
+                Error::malformed("bitmap table", "is too short for the disk")
+                    .found(format!("{entries} entries"))
+            });
+        }
+        if self.claim("bitmap table", offset, entries * 8, tally) {
+            self.bitmap_tables.push((offset, entries));
         }
     }
 
@@ -198,5 +222,24 @@ impl Layout {
 
     fn add_area(&mut self, offset: u64, len: u64) {
         *self.areas.entry((offset, len)).or_default() += 1;
+    }
+}
+
+/// What makes an entry of the snapshot table one that cannot be meant so: a length that is off by a bit reads other
+/// entries as names, and what they stand for would look like leaks.
+fn wrong_in(snapshot: &Snapshot, header: &Header) -> Option<&'static str> {
+    let of_snapshot = Header {
+        size: snapshot.disk_size.unwrap_or(header.size),
+        ..header.clone()
+    };
+    let has_nul = |text: &str| text.contains('\0');
+    if header.version > 2 && snapshot.disk_size.is_none() {
+        Some("an entry does not say the size of its disk")
+    } else if u64::from(snapshot.l1_entries) < of_snapshot.l1_entries_needed() {
+        Some("the L1 table of an entry is too short for its disk")
+    } else if has_nul(&snapshot.id) || has_nul(&snapshot.name) {
+        Some("an id or a name has zeros in it")
+    } else {
+        None
     }
 }
