@@ -103,7 +103,8 @@ fn parent(
         names: Vec::new(),
         structure: "parent id",
         format: Some(Format::Vdi),
-        identity: Some(ImageId::Uuid(header.parent_id)),
+        identities: vec![ImageId::Uuid(header.parent_id)],
+        sector_size: None,
     }))
 }
 
