@@ -5,8 +5,9 @@ mod common;
 use common::patch;
 use common::vhdx::log::{Change, Entry, SECTOR};
 use common::vhdx::seen::{assert_content, opened};
-use common::vhdx::{Block, Content, DISK_ID, MIB, REGIONS, Vhdx, guid, log};
-use formats::{Image, OpenContext, Result, open_storage};
+use common::vhdx::{Block, Content, DISK_ID, FULL, MIB, REGIONS, Vhdx, guid, log};
+use formats::reader::read_guest;
+use formats::{ErrorKind, Image, OpenContext, Result, open_storage};
 
 const MB: u64 = MIB as u64;
 
@@ -84,9 +85,30 @@ fn a_log_that_changes_the_bat_and_makes_the_file_longer_is_replayed() {
             (4096, vec![0x77; SECTOR]),
             (MB, vec![0; 8192]),
             (2 * MB + 8192, vec![0x88; SECTOR]),
+            (3 * MB - 4096, vec![0x99; SECTOR]),
         ],
     );
     assert_content(opened.source.as_ref(), &expected, "BAT");
+}
+
+/// Nothing is written to the new block: the file is as long as the log says all the same.
+#[test]
+fn a_log_makes_the_file_as_long_as_it_says() {
+    let (image, len) = two_blocks();
+    let built = image.build();
+    let mut table = built.front[built.bat..built.bat + SECTOR].to_vec();
+    patch(&mut table, 16, &(len as u64 | FULL).to_le_bytes());
+    let change = Change::Data(built.bat as u64, table);
+    let entry = |last| Entry {
+        last,
+        ..Entry::new(5, 0, len, vec![change.clone()])
+    };
+    let opened = replayed(&image, 0, &[entry((len + MIB) as u64)]).expect("open");
+    let content = image.content(&Content::default());
+    assert_content(opened.source.as_ref(), &content, "longer");
+    let opened = replayed(&image, 0, &[entry(len as u64)]).expect("open");
+    let lost = read_guest(opened.source.as_ref(), 2 * MB, &mut [0]);
+    assert_eq!(lost.map_err(|e| e.kind()), Err(ErrorKind::Truncated));
 }
 
 /// The log is replayed first: the tables that it changes are not looked at before.

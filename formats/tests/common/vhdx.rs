@@ -287,7 +287,9 @@ impl Vhdx {
     fn header(&self, sequence: u64) -> Vec<u8> {
         let mut bytes = b"head\0\0\0\0".to_vec();
         bytes.extend(sequence.to_le_bytes());
-        bytes.extend(guid(FILE_WRITE));
+        let mut file_write = guid(FILE_WRITE);
+        file_write[15] ^= self.seed as u8;
+        bytes.extend(file_write);
         bytes.extend(guid(self.data_write));
         bytes.extend(self.log_guid);
         bytes.extend([0, 0, 1, 0]);

@@ -124,6 +124,8 @@ pub fn sample() -> Vhdx {
             Change::Zero((data + MIB) as u64, 8192),
             Change::Data(bat as u64, table),
             Change::Data(len as u64 + 8192, vec![0x88; SECTOR]),
+            // QEMU makes the file no longer than what is written to it.
+            Change::Data((len + MIB - SECTOR) as u64, vec![0x99; SECTOR]),
         ],
         ..first.clone()
     };
