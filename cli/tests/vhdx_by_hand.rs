@@ -74,7 +74,8 @@ fn a_log_replayed_in_memory_is_what_qemu_makes_of_a_copy() {
     // One entry only: of a sequence that wraps between two, QEMU replays the second alone, whatever its tail says.
     let log = vec![(start, first.bytes())];
     replayed_alike(&image.clone().logged(log), "wrapped");
-    let many = (0..200u64).map(|n| Change::Data(data + n * 4096, page(n as u8)));
+    // With a descriptor more the first sector of the entry is full, and QEMU opens the image no longer.
+    let many = (0..126u64).map(|n| Change::Data(data + n * 4096, page(n as u8)));
     let entry = Entry::new(3, 0, len, many.collect());
     let image = image.logged(vec![(0, entry.bytes())]);
     assert_eq!(image.build().log.start, LOG);
