@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::driver::{Format, ImageId, Layer, LayerInfo, OpenContext, ParentReference, driver};
+use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Backing;
 use crate::probe::probe;
@@ -213,12 +213,12 @@ fn open_parent(
     reference: &ParentReference,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
-    if let ([], Some(format), [id]) = (
+    if let ([], [_, ..], Some(format)) = (
         &reference.names[..],
-        reference.format,
         &reference.identities[..],
+        reference.format,
     ) {
-        return find_parent(child, reference.structure, format, *id, context);
+        return find_parent(child, reference, format, context);
     }
     let mut failure: Option<Error> = None;
     for name in &reference.names {
@@ -241,21 +241,20 @@ fn open_parent(
     }))
 }
 
-/// The one file beside the child, or in a folder that the user allows, that is a `format` image with the identity `id`.
+/// The one file beside the child, or in a folder that the user allows, that is an image of the right format with the right
+/// identity: for parents that have no name.
 fn find_parent(
     child: &Path,
-    structure: &'static str,
+    reference: &ParentReference,
     format: Format,
-    id: ImageId,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
-    let names = context
-        .references
-        .files_around(child, driver(format).extensions())?;
+    let extensions = driver(format).extensions();
+    let names = context.references.files_around(child, extensions)?;
     let mut found: Option<(StorageRef, Layer)> = None;
     let mut unreadable = None;
     for name in &names {
-        let opened = context.references.open(child, name, structure);
+        let opened = context.references.open(child, name, reference.structure);
         let opened = opened.and_then(|storage| {
             let layer = open_layer(&storage, Some(format), context);
             let layer = layer.map_err(|e| e.in_file(storage.path()))?;
@@ -268,7 +267,8 @@ fn find_parent(
                 continue;
             }
         };
-        if candidate.1.info.identity != Some(id) {
+        let identity = candidate.1.info.identity;
+        if !identity.is_some_and(|id| reference.identities.contains(&id)) {
             continue;
         }
         match &found {
@@ -276,13 +276,14 @@ fn find_parent(
             // The same file by another name.
             Some((known, _)) if is_same_file(known, &candidate.0) => {}
             Some((known, _)) => {
-                let both =
-                    [known.path(), candidate.0.path()].map(|path| path.display().to_string());
-                return Err(Error::refused(structure, "two files could be the parent")
-                    .found(both.join(" and "))
-                    .expected(format!("one file with id {id}"))
-                    .hint("keep only the right one in the folders that are looked through")
-                    .in_file(child));
+                let both = [known.path(), candidate.0.path()].map(Path::display);
+                return Err(
+                    Error::refused(reference.structure, "two files could be the parent")
+                        .found(format!("{} and {}", both[0], both[1]))
+                        .expected(format!("one file with {}", ids(reference)))
+                        .hint("keep only the right one in the folders that are looked through")
+                        .in_file(child),
+                );
             }
         }
     }
@@ -291,12 +292,22 @@ fn find_parent(
             None => format!("{} {format} files without it", names.len()),
             Some(error) => format!("{} {format} files, one not readable: {error}", names.len()),
         };
-        Error::malformed(structure, "no file with the parent's id is there")
+        Error::malformed(reference.structure, "no file with the parent's id is there")
             .found(what)
-            .expected(format!("id {id}"))
+            .expected(ids(reference))
             .hint("put it beside the image, or name its folder with --allow-references DIR")
             .in_file(child)
     })
+}
+
+/// The identities that a parent may have, for messages.
+fn ids(reference: &ParentReference) -> String {
+    let ids: Vec<String> = reference
+        .identities
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    format!("id {}", ids.join(" or "))
 }
 
 fn open_named(
@@ -332,7 +343,6 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
     {
         return Ok(());
     }
-    let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
     Err(
         Error::malformed(reference.structure, "the parent is another image")
             .found(
@@ -341,7 +351,7 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
                     .identity
                     .map_or("no id".to_owned(), |id| format!("id {id}")),
             )
-            .expected(format!("id {}", expected.join(" or ")))
+            .expected(ids(reference))
             .hint("find the parent that the child was made on")
             .in_file(path),
     )

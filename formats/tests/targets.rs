@@ -135,7 +135,7 @@ fn a_dynamic_vhdx_holds_what_was_placed() {
 
 #[test]
 fn a_fixed_vhdx_holds_what_was_placed() {
-    round_trips(Format::Vhdx, &["subformat=fixed"], LARGE);
+    round_trips(Format::Vhdx, &["subformat=fixed"], SMALL);
 }
 
 #[test]

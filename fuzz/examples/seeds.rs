@@ -18,6 +18,10 @@ fn main() -> Result<()> {
         fs::write(folder.join(name), parts.concat())
     };
     for (name, format, image) in samples() {
+        // Whole MiBs of next to nothing.
+        if format == Format::Vhdx {
+            continue;
+        }
         write("probe", name, &[&[0], &image])?;
         match format {
             Format::Vhd => {

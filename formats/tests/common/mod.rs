@@ -7,6 +7,7 @@ pub mod luks;
 pub mod qcow2;
 pub mod vdi;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 pub mod written;
 
@@ -213,6 +214,11 @@ pub fn be32(image: &[u8], at: usize) -> u32 {
     (be64(image, at) >> 32) as u32
 }
 
+/// Whether a sample stands on a file that nobody has.
+pub fn is_orphan(name: &str) -> bool {
+    name.starts_with("differencing.") || name == "backing.qcow2"
+}
+
 /// What an image holds, for messages and for names of files: one of each kind.
 pub fn samples() -> Vec<(&'static str, Format, Vec<u8>)> {
     let mut all = vec![
@@ -226,5 +232,7 @@ pub fn samples() -> Vec<(&'static str, Format, Vec<u8>)> {
     all.push(("luks.qcow2", Format::Qcow2, luks::image()));
     let vdis = vdi::kinds().into_iter();
     all.extend(vdis.map(|(name, builder)| (name, Format::Vdi, builder.build())));
+    let vhdxs = vhdx::kinds().into_iter();
+    all.extend(vhdxs.map(|(name, image)| (name, Format::Vhdx, image)));
     all
 }
