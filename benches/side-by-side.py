@@ -148,12 +148,33 @@ def convert_cases(folder):
         yield f"{source} -> {ours}", contestants, path, out
 
 
+def compressed_cases(folder):
+    out = folder / "out.qcow2"
+    for source, source_format, codec, more in [
+        ("bench.raw", "raw", "zlib", []),
+        ("bench.raw", "raw", "zlib", ["-o", "level=9"]),
+        ("bench.raw", "raw", "zstd", []),
+        ("bench-zlib.qcow2", "qcow2", "zlib", []),
+        ("bench-zstd.qcow2", "qcow2", "zstd", []),
+    ]:
+        path = folder / source
+        options = ["-f", source_format, "-O", "qcow2", "-c", "-o", f"compression_type={codec}"]
+        yield f"{source} -> qcow2 -c {' '.join([codec, *more[1:]])}", {
+            "diskferry": [DISKFERRY, "convert", path, out, *options, *more],
+            "qemu-img -W -m 16": ["qemu-img", "convert", *FAST, *options, path, out],
+        }, path, out
+
+
 def reading_cases(folder):
     raw, qcow2, out = folder / "bench.raw", folder / "bench.qcow2", folder / "out"
     yield "compare bench.raw bench.qcow2", {
         "diskferry": [DISKFERRY, "compare", raw, qcow2],
         "qemu-img": ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2],
     }, raw, out
+    yield "check bench.qcow2", {
+        "diskferry": [DISKFERRY, "check", qcow2],
+        "qemu-img": ["qemu-img", "check", qcow2],
+    }, qcow2, out
     yield "digest bench.raw", {
         "diskferry": [DISKFERRY, "digest", raw],
         "sha256sum": ["sha256sum", raw],
@@ -168,7 +189,7 @@ def main():
     arguments = parser.parse_args()
     prepare(arguments.folder)
     folder = arguments.folder
-    cases = [*convert_cases(folder), *vmdk_cases(folder), *reading_cases(folder)]
+    cases = [*convert_cases(folder), *vmdk_cases(folder), *compressed_cases(folder), *reading_cases(folder)]
     for title, contestants, source, target in cases:
         if arguments.only in title:
             rounds = 1 if source.stat().st_size > 1 << 40 else arguments.rounds

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD, VMDK and qcow2 images. Zeros are skipped, all cores are used, and the target appears whole or not
+/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target appears whole or not
 /// at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
@@ -20,27 +20,12 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Make a copy of a disk in another format
     Convert(Convert),
-    /// Show what an image is
     Info(Info),
-    /// Show the runs of an image: data, zero, absent
     Map(Map),
-    /// Tell how large the file of a conversion would be
     Measure(Measure),
-    /// Look for damage in an image
-    ///
-    /// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
-    /// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked
-    /// at.
-    ///
-    /// Exit code 1 means damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else:
-    /// they are warned of, and the exit code is 0. So it is with refcounts that are wrong in an image that is marked as
-    /// dirty. Nothing is written without --repair.
     Check(Check),
-    /// Tell whether two images hold the same disk
     Compare(Compare),
-    /// Print a digest of the guest content: that of the raw disk, whatever the format
     Digest(Digest),
     /// Print the completions for a shell
     Completions {
@@ -77,7 +62,7 @@ pub struct Convert {
     pub source: PathBuf,
     /// The image to make
     pub target: PathBuf,
-    /// Format of SRC: raw, vhd, vmdk or qcow2; without it, what the content says
+    /// Format of SRC: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Format of DST; without it, what its extension says
@@ -127,7 +112,7 @@ pub struct Convert {
 pub struct Info {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     #[command(flatten)]
@@ -142,11 +127,11 @@ pub struct Info {
 pub struct Map {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// Print the ranges that this dirty bitmap of a qcow2 image says were written
-    #[arg(long, value_name = "NAME", conflicts_with = "picture")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["picture", "snapshot"])]
     pub bitmap: Option<String>,
     /// Draw the map into this SVG file as well
     #[arg(long, value_name = "FILE.svg")]
@@ -191,6 +176,14 @@ pub struct Measure {
 }
 
 /// Look for damage in an image.
+///
+/// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
+/// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked
+/// at.
+///
+/// Exit code 1 means damaged. Clusters of a qcow2 that are counted but not used (leaks) lose space and nothing else:
+/// they are warned of, and the exit code is 0. So it is with refcounts that are wrong in an image that is marked as
+/// dirty. Nothing is written without --repair.
 #[derive(Debug, Args)]
 pub struct Check {
     /// The image
@@ -250,7 +243,7 @@ pub struct Compare {
 pub struct Digest {
     /// The image
     pub image: PathBuf,
-    /// Its format: raw, vhd, vmdk or qcow2; without it, what the content says
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
     /// The algorithm

@@ -10,6 +10,7 @@ mod render;
 mod report;
 mod verbs;
 mod watch;
+mod work;
 
 use std::process::ExitCode;
 

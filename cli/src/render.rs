@@ -1,4 +1,6 @@
-//! Numbers for people.
+//! Numbers and words for people.
+
+use std::borrow::Cow;
 
 /// A size in binary units, exact when it is a whole number of them: `8 GiB`, `5.1 GiB`, `513 B`.
 pub fn size(bytes: u64) -> String {
@@ -22,8 +24,36 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
+/// `text` with what would move the cursor, hide, or turn around other text written out: it may come from an image.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| {
+        c.is_control() && c != '\t'
+            || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+    };
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::new();
+    for c in text.chars() {
+        match is_harmful(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_would_trick_a_terminal_is_written_out() {
+        assert_eq!(super::printable("Über 9\tµ"), "Über 9\tµ");
+        assert_eq!(
+            super::printable("a\u{1b}[2J\n\u{202e}b"),
+            "a\\u{1b}[2J\\n\\u{202e}b"
+        );
+    }
+
     #[test]
     fn sizes_read_well() {
         for (bytes, text) in [

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::render;
 
 /// Prints `text` to standard output. A reader that went away is no error of ours; an answer that is lost otherwise is.
 pub fn text(text: &str) -> Result<(), Failure> {
@@ -32,7 +33,7 @@ fn not_written(error: std::io::Error) -> Failure {
 
 /// Prints a line to standard error. There is nobody to tell when that fails.
 pub fn line(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", render::printable(message));
 }
 
 /// Says something that the user should know, on standard error.

@@ -48,6 +48,8 @@ fn main_kinds() -> Vec<Kind> {
         Kind::new("vhd", "subformat=dynamic"),
         Kind::new("vhd", "subformat=fixed"),
         Kind::new("qcow2", ""),
+        Kind::new("vdi", "subformat=dynamic"),
+        Kind::new("vdi", "subformat=fixed"),
     ]
 }
 
@@ -192,7 +194,10 @@ fn python_readers_agree_in(readers: &Readers, folder: &Folder, kinds: &[Kind]) {
     whole.set_len(size.next_multiple_of(512)).expect("pad");
     for (kind, image) in made {
         for reader in ["libyal", "dissect"] {
-            readers.agree(reader, kind.format, &image, &raw, &ranges);
+            // libyal has no module for VDIs.
+            if (reader, kind.format) != ("libyal", "vdi") {
+                readers.agree(reader, kind.format, &image, &raw, &ranges);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::damage::images::{qcow2, samples, vhd};
+use common::damage::images::{is_orphan, qcow2, samples, vhd};
 use common::damage::{Damaged, fails, fails_to};
 use common::{convert, guest_digest, noise, run, run_ok, s};
 use formats::vhd::footer::{DiskType, Footer};
@@ -10,10 +10,7 @@ use formats::vhd::footer::{DiskType, Footer};
 #[test]
 fn an_image_under_a_raw_name_is_malformed_until_f_settles_it() {
     for (name, _, image) in samples() {
-        if matches!(
-            name,
-            "differencing.vhd" | "backing.qcow2" | "split.vmdk" | "luks.qcow2"
-        ) {
+        if is_orphan(name) || matches!(name, "split.vmdk" | "luks.qcow2") {
             continue;
         }
         for raw_name in ["disk.raw", "disk.img", "DISK.IMG", "disk.dd"] {
@@ -72,9 +69,7 @@ fn with_magic(offset: usize, magic: &[u8]) -> Vec<u8> {
 #[test]
 fn formats_that_are_not_supported_are_refused_by_name() {
     for (name, offset, magic) in [
-        ("VHDX", 0, &b"vhdxfile"[..]),
-        ("VDI", 64, b"\x7f\x10\xda\xbe"),
-        ("QED", 0, b"QED\0"),
+        ("QED", 0, &b"QED\0"[..]),
         ("Parallels", 0, b"WithoutFreeSpace"),
         ("Parallels", 0, b"WithouFreSpacExt"),
         ("qcow version 1", 0, b"QFI\xfb\0\0\0\x01"),

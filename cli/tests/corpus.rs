@@ -58,7 +58,10 @@ fn rows(corpus: &Path) -> Vec<Row> {
             let cells = line.split('\t').map(str::to_owned);
             Row(header.iter().map(|h| (*h).to_owned()).zip(cells).collect())
         })
-        .filter(|row| ["raw", "vhd", "vmdk", "qcow", "qcow2"].contains(&row.get("format")))
+        .filter(|row| {
+            let known = ["raw", "vhd", "vhdx", "vmdk", "qcow", "qcow2", "vdi"];
+            known.contains(&row.get("format"))
+        })
         .collect()
 }
 
@@ -100,8 +103,8 @@ fn sparse_digest(image: &Path) -> String {
 fn complaint(row: &Row, file: &Path) -> Option<String> {
     // A raw disk by a name that says otherwise, and the reverse, need the word of the user.
     let named_raw = file.extension().is_some_and(|e| e == "img");
-    let options: &[&str] = if row.get("format") == "raw" || named_raw && row.get("format") == "vmdk"
-    {
+    let is_vmdk_or_vdi = ["vmdk", "vdi"].contains(&row.get("format"));
+    let options: &[&str] = if row.get("format") == "raw" || named_raw && is_vmdk_or_vdi {
         &["-f", row.get("format")]
     } else {
         &[]

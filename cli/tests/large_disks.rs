@@ -59,6 +59,22 @@ fn the_largest_vhd_of_zeros_takes_a_moment() {
     in_a_moment(&dynamic, &folder.file("disk.qcow2"), &[]);
 }
 
+/// Its block map alone takes 256 MiB.
+#[test]
+fn a_vdi_of_64_tib_of_zeros_takes_a_moment() {
+    let folder = Folder::new();
+    let (vdi, copy) = (folder.file("empty.vdi"), folder.file("copy.qcow2"));
+    in_a_moment(&empty(&folder, 14 * TIB), &folder.file("small.vdi"), &[]);
+    in_a_moment(&folder.file("small.vdi"), &folder.file("small.qcow2"), &[]);
+    if have("qemu-img") {
+        let image = folder.file("empty.qcow2");
+        tool("qemu-img", &["create", "-f", "qcow2", s(&image), "64T"]);
+        in_a_moment(&image, &vdi, &[]);
+        in_a_moment(&vdi, &copy, &[]);
+        assert_eq!(run(&["compare", "-s", s(&image), s(&copy)]).code, Some(0));
+    }
+}
+
 #[test]
 fn a_disk_that_the_format_cannot_hold_is_refused_before_a_byte_is_written() {
     let folder = Folder::new();

@@ -1,6 +1,6 @@
 """Prints the size and the SHA-256 of what an independent reader finds in an image.
 
-usage: readers.py libyal|dissect|file vhd|vmdk|qcow2|raw IMAGE [OFFSET:LENGTH ...]
+usage: readers.py libyal|dissect|file vhd|vmdk|qcow2|vdi|raw IMAGE [OFFSET:LENGTH ...]
 
 With ranges only those bytes are hashed, one range after the other. Ranges past the end are cut there.
 """
@@ -38,6 +38,10 @@ def dissect(kind, path):
         from dissect.hypervisor.disk.vmdk import VMDK
 
         stream = VMDK(Path(path))
+    elif kind == "vdi":
+        from dissect.hypervisor.disk.vdi import VDI
+
+        stream = VDI(Path(path)).open()
     else:
         from dissect.hypervisor.disk.qcow2 import QCow2
 

@@ -412,6 +412,27 @@ fn chains_of_vmdk() {
 }
 
 #[test]
+fn vdi_of_every_kind() {
+    if !have_qemu() {
+        return;
+    }
+    for size in [MIB - 512, 10 * MIB, 31 * MIB + 1536] {
+        let made = Made::new(size);
+        let expected = (sha256sum(&made.raw), size);
+        for options in ["static=off", "static=on"] {
+            let image = made.image("vdi", options, &[]);
+            assert_eq!(guest_digest(&image, &[]), expected, "{options}");
+            let check = run_ok(&["check", s(&image)]).text();
+            assert!(check.contains("no damage found"), "{check}");
+            // A guest writes where there was nothing, and over what there was.
+            let last = format!("write -P 3 {} 512", size - 512);
+            qemu_io("vdi", &image, &["write -P 9 300k 3k", &last]);
+            reads_as_qemu_does("vdi", &image, &[]);
+        }
+    }
+}
+
+#[test]
 fn a_raw_disk_is_its_bytes() {
     for size in [1, 511, 512, 4097, MIB + 3] {
         let made = Made::new(size);

@@ -22,7 +22,7 @@ fn with_disk() -> Folder {
 fn an_existing_target_is_refused_without_force() {
     let folder = with_disk();
     let raw = folder.file("disk.raw");
-    for name in ["old.qcow2", "old.vhd", "old.raw"] {
+    for name in ["old.qcow2", "old.vhd", "old.raw", "old.vdi"] {
         fs::write(folder.file(name), "old").expect("write");
         let error = fails_to(&raw, &folder.file(name), &[], 5, "refused");
         assert!(

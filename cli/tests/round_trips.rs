@@ -13,7 +13,7 @@ use serde_json::Value;
 const MIB: u64 = 1 << 20;
 
 /// One target after the other: name, and options that make it.
-const STATIONS: [(&str, &[&str]); 8] = [
+const STATIONS: [(&str, &[&str]); 10] = [
     ("a.vhd", &[]),
     ("b.qcow2", &[]),
     ("c.raw", &[]),
@@ -21,6 +21,8 @@ const STATIONS: [(&str, &[&str]); 8] = [
     ("e.qcow2", &["-o", "cluster_size=512"]),
     ("f.vhd", &["-o", "block_size=512k"]),
     ("g.qcow2", &["-o", "cluster_size=2M"]),
+    ("g.vdi", &[]),
+    ("h.vdi", &["-o", "subformat=fixed"]),
     ("h.raw", &["-S", "0"]),
 ];
 
@@ -77,7 +79,7 @@ fn odd_lengths_are_padded_with_zeros_and_never_cut() {
     }
 }
 
-/// A disk of no bytes is one: raw and qcow2 can say so. A VHD cannot, and is not made.
+/// A disk of no bytes is one: raw and qcow2 can say so. A VHD or VDI cannot, and is not made.
 #[test]
 fn an_empty_disk_stays_empty() {
     let folder = Folder::new();
@@ -93,9 +95,11 @@ fn an_empty_disk_stays_empty() {
     assert_eq!(map["runs"].as_array().map(Vec::len), Some(0));
 
     let before = folder.names();
-    let vhd = run(&["convert", s(&raw), s(&folder.file("empty.vhd"))]);
-    assert_eq!(vhd.code, Some(3), "{}", vhd.stderr);
-    assert_eq!(folder.names(), before);
+    for name in ["empty.vhd", "empty.vdi"] {
+        let finished = run(&["convert", s(&raw), s(&folder.file(name))]);
+        assert_eq!(finished.code, Some(3), "{}", finished.stderr);
+        assert_eq!(folder.names(), before);
+    }
 }
 
 #[test]
@@ -103,7 +107,7 @@ fn threads_do_not_show_in_the_target() {
     let folder = Folder::new();
     let raw = folder.file("disk.raw");
     make_disk(&raw, 40 * MIB);
-    for name in ["a.vhd", "a.qcow2", "a.raw"] {
+    for name in ["a.vhd", "a.qcow2", "a.raw", "a.vdi"] {
         for sparse in [&[][..], &["-S", "0"], &["-S", "64k"]] {
             let digests: Vec<_> = ["1", "2", "7"]
                 .map(|jobs| {
@@ -188,7 +192,7 @@ fn formats_with_tables_do_not_go_to_standard_output() {
     let folder = Folder::new();
     let raw = folder.file("disk.raw");
     make_disk(&raw, MIB);
-    for format in ["qcow2", "vhd"] {
+    for format in ["qcow2", "vhd", "vdi"] {
         let finished = run(&["convert", s(&raw), "-", "-O", format]);
         assert_eq!(finished.code, Some(2), "{}", finished.stderr);
         assert!(finished.stdout.is_empty());

@@ -181,6 +181,8 @@ fn impossible_combinations_are_usage_errors() {
         &["-O", "vhd", "-c"],
         &["-O", "raw", "-c"],
         &["-O", "vhd", "-B", "disk.raw"],
+        &["-O", "vdi", "-B", "disk.raw"],
+        &["-O", "vdi", "-c"],
         &["-O", "vmdk", "-c", "-o", "subformat=vmfs"],
     ] {
         let finished = run(&[&["convert", s(&raw), s(&target)], arguments].concat());

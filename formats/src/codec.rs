@@ -106,16 +106,23 @@ impl Unpacker {
     }
 
     /// Unpacks `packed` into exactly `unit`, and answers how many bytes its stream has; `None` when that cannot be told
-    /// or anything is wrong ([`Unpacker::unpack`] says what).
+    /// or anything is wrong ([`Unpacker::unpack`] says what). `likely` is where the stream may end: when it is whole up
+    /// to there, that is taken for its end.
     pub fn unpack_measured(
         &mut self,
         codec: Codec,
         packed: &[u8],
+        likely: Option<usize>,
         unit: &mut [u8],
     ) -> Option<usize> {
         match codec {
-            // libdeflate does not tell where the stream ends.
             Codec::Deflate => {
+                // libdeflate does not tell where a stream ends, but is twice as fast as what does.
+                if let Some(head) = likely.and_then(|len| packed.get(..len))
+                    && self.unpack(codec, head, unit).is_ok()
+                {
+                    return likely;
+                }
                 let inflate = self
                     .inflate
                     .get_or_insert_with(|| Box::new(flate2::Decompress::new(false)));
@@ -220,6 +227,23 @@ mod tests {
                 .unpack(codec, &packed, &mut unit)
                 .unwrap_or_else(|e| panic!("{codec}: {e}"));
             assert_eq!(unit, data);
+        }
+    }
+
+    #[test]
+    fn a_stream_is_measured_and_a_wrong_guess_of_its_end_does_no_harm() {
+        let data: Vec<u8> = (0..4096u32).map(|i| (i / 7) as u8).collect();
+        let stream = deflated(&data);
+        let mut packed = stream.clone();
+        packed.extend([0x55; 300]);
+        for likely in [None, Some(stream.len()), Some(stream.len() - 1), Some(0)] {
+            let mut unit = vec![0; 4096];
+            let len = Unpacker::new().unpack_measured(Codec::Deflate, &packed, likely, &mut unit);
+            assert_eq!(
+                (len, unit),
+                (Some(stream.len()), data.clone()),
+                "{likely:?}"
+            );
         }
     }
 

@@ -30,6 +30,10 @@ pub enum Format {
     Vmdk,
     /// QEMU Copy-On-Write, versions 2 and 3.
     Qcow2,
+    /// Virtual Disk Image (VirtualBox, QEMU).
+    Vdi,
+    /// Microsoft Virtual Hard Disk, version 2 (Hyper-V since 2012).
+    Vhdx,
 }
 
 impl Format {
@@ -38,8 +42,10 @@ impl Format {
         match self {
             Format::Raw => "raw",
             Format::Vhd => "vhd",
+            Format::Vhdx => "vhdx",
             Format::Vmdk => "vmdk",
             Format::Qcow2 => "qcow2",
+            Format::Vdi => "vdi",
         }
     }
 }
@@ -142,6 +148,8 @@ pub struct LayerInfo {
     pub subformat: String,
     /// The id that a child refers to.
     pub identity: Option<ImageId>,
+    /// The id of the disk that all files of its chain have (VHDX).
+    pub disk_id: Option<Uuid>,
     /// What else is worth knowing, in the field's words: name and value.
     pub details: Vec<(&'static str, Detail)>,
     /// What a user should hear about.
@@ -155,6 +163,7 @@ impl LayerInfo {
             format,
             subformat: subformat.into(),
             identity: None,
+            disk_id: None,
             details: Vec::new(),
             warnings: Vec::new(),
         }
@@ -239,14 +248,17 @@ pub struct Repaired {
 /// How a delta names the image it stands on.
 #[derive(Debug, Clone)]
 pub struct ParentReference {
-    /// Names to try, best first, as the image writes them (with `/` between folders).
+    /// Names to try, best first, as the image writes them (with `/` between folders). None: the parent is looked for by
+    /// its format and its identity.
     pub names: Vec<String>,
     /// What holds the names, for messages ("parent locator").
     pub structure: &'static str,
     /// The parent's format, where the image says it.
     pub format: Option<Format>,
-    /// The identity that the parent must have.
-    pub identity: Option<ImageId>,
+    /// The identities of which the parent must have one; none: any file will do.
+    pub identities: Vec<ImageId>,
+    /// The logical sector size in bytes that the parent must have, where the format has several.
+    pub sector_size: Option<u32>,
 }
 
 /// One format: a line in [`DRIVERS`].
@@ -265,6 +277,12 @@ pub trait Driver: Sync {
     /// # Errors
     /// Whatever the image has wrong that can be seen without reading all of its tables.
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer>;
+
+    /// What a user should hear about `parent`, on which the image `child` of this format stands: that it may have changed
+    /// since.
+    fn parent_doubt(&self, _child: &LayerInfo, _parent: &LayerInfo) -> Option<String> {
+        None
+    }
 
     /// Looks at what reading the disk does not show: copies of tables against each other, what nothing refers to. Stops
     /// with an error soon after `cancel` is set.
@@ -334,7 +352,9 @@ pub trait Driver: Sync {
 /// The registry: what is supported.
 pub const DRIVERS: &[&dyn Driver] = &[
     &crate::qcow2::Qcow2Driver,
+    &crate::vdi::VdiDriver,
     &crate::vhd::VhdDriver,
+    &crate::vhdx::VhdxDriver,
     &crate::vmdk::VmdkDriver,
     // Last: it takes everything that nobody else recognises.
     &crate::raw::RawDriver,

@@ -93,6 +93,11 @@ impl Joined {
         self.closed = true;
     }
 
+    /// The run of an image that has no compressed data.
+    pub fn into_plain_run(self, storage: &StorageRef) -> Run {
+        self.into_run(storage, storage, crate::Codec::Deflate, 0)
+    }
+
     /// The run, with its compressed data in `image` and its other data in `data`. `codec` and `unit` are the image's.
     pub fn into_run(
         self,

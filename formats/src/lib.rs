@@ -33,7 +33,7 @@
 //! | [`options`] | `-o key=value` |
 //! | [`budget`], [`slice_cache`] | memory that all layers of a chain share |
 //! | `luks` | the encryption inside qcow2 images; [`Passphrase`] is what opens them |
-//! | [`raw`], [`vhd`], [`vmdk`], [`qcow2`] | one folder a format, one file an on-disk structure |
+//! | [`raw`], [`vhd`], [`vhdx`], [`vmdk`], [`qcow2`], [`vdi`] | one folder a format, one file an on-disk structure |
 
 mod block_set;
 pub mod budget;
@@ -51,13 +51,17 @@ pub mod qcow2;
 pub mod raw;
 pub mod reader;
 pub mod reference;
+mod sector_bitmap;
 pub mod slice_cache;
 pub mod source;
 pub mod stack;
 pub mod storage;
 pub mod table;
 pub mod target;
+mod utf16;
+pub mod vdi;
 pub mod vhd;
+pub mod vhdx;
 pub mod vmdk;
 
 pub use codec::Codec;

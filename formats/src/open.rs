@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
+use crate::options::Backing;
 use crate::probe::probe;
 use crate::source::BlockSource;
 use crate::stack::Stack;
@@ -33,6 +34,41 @@ pub struct LayerFile {
     pub source: Arc<dyn BlockSource>,
     /// The file's bytes.
     pub storage: StorageRef,
+    /// Files besides it that hold parts of the layer (extents, a data file).
+    pub further: Vec<StorageRef>,
+}
+
+impl LayerFile {
+    /// Bytes in all files of this layer.
+    pub fn file_size(&self) -> u64 {
+        self.storages().map(|s| s.len()).sum()
+    }
+
+    /// Bytes that all files of this layer occupy.
+    ///
+    /// # Errors
+    /// Those of the storages.
+    pub fn allocated(&self) -> Result<u64> {
+        self.storages().map(|s| s.allocated()).sum()
+    }
+
+    fn storages(&self) -> impl Iterator<Item = &StorageRef> {
+        std::iter::once(&self.storage).chain(&self.further)
+    }
+}
+
+impl LayerFile {
+    /// What an image that stands on this one has to know of it; it will call it `name`.
+    pub fn as_backing(&self, name: &str) -> Backing {
+        Backing {
+            name: name.to_owned(),
+            format: self.info.format,
+            identity: self.info.identity,
+            disk_id: self.info.disk_id,
+            sector_size: self.source.sector_size(),
+            block_size: self.source.block_size(),
+        }
+    }
 }
 
 impl Image {
@@ -79,15 +115,19 @@ pub fn open_storage(
     while let Some((storage, layer)) = next.take() {
         check_chain(&layers, &storage)?;
         if let Some(reference) = &layer.parent {
-            next = Some(open_parent(storage.path(), reference, parents)?);
+            let (file, mut parent) = open_parent(storage.path(), reference, parents)?;
+            let doubt = driver(layer.info.format).parent_doubt(&layer.info, &parent.info);
+            parent.info.warnings.extend(doubt);
+            next = Some((file, parent));
         }
         storages.push(storage.clone());
-        storages.extend(layer.storages);
+        storages.extend(layer.storages.iter().cloned());
         layers.push(LayerFile {
             path: storage.path().to_owned(),
             info: layer.info,
             source: layer.source,
             storage,
+            further: layer.storages,
         });
     }
     let mut sources = layers.iter().map(|l| l.source.clone());
@@ -124,6 +164,7 @@ pub fn open_alone(
         info: layer.info,
         source: layer.source,
         storage,
+        further: layer.storages,
     };
     Ok((file, layer.parent))
 }
@@ -144,6 +185,10 @@ fn open_layer(
         ));
     }
     driver(format).open(storage.clone(), context)
+}
+
+fn is_same_file(one: &StorageRef, other: &StorageRef) -> bool {
+    one.file_id().is_some() && one.file_id() == other.file_id()
 }
 
 fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {
@@ -168,6 +213,13 @@ fn open_parent(
     reference: &ParentReference,
     context: &OpenContext,
 ) -> Result<(StorageRef, Layer)> {
+    if let ([], [_, ..], Some(format)) = (
+        &reference.names[..],
+        &reference.identities[..],
+        reference.format,
+    ) {
+        return find_parent(child, reference, format, context);
+    }
     let mut failure: Option<Error> = None;
     for name in &reference.names {
         match open_named(child, name, reference, context) {
@@ -189,6 +241,75 @@ fn open_parent(
     }))
 }
 
+/// The one file beside the child, or in a folder that the user allows, that is an image of the right format with the right
+/// identity: for parents that have no name.
+fn find_parent(
+    child: &Path,
+    reference: &ParentReference,
+    format: Format,
+    context: &OpenContext,
+) -> Result<(StorageRef, Layer)> {
+    let extensions = driver(format).extensions();
+    let names = context.references.files_around(child, extensions)?;
+    let mut found: Option<(StorageRef, Layer)> = None;
+    let mut unreadable = None;
+    for name in &names {
+        let opened = context.references.open(child, name, reference.structure);
+        let opened = opened.and_then(|storage| {
+            let layer = open_layer(&storage, Some(format), context);
+            let layer = layer.map_err(|e| e.in_file(storage.path()))?;
+            Ok((storage, layer))
+        });
+        let candidate = match opened {
+            Ok(candidate) => candidate,
+            Err(error) => {
+                unreadable.get_or_insert(error);
+                continue;
+            }
+        };
+        let identity = candidate.1.info.identity;
+        if !identity.is_some_and(|id| reference.identities.contains(&id)) {
+            continue;
+        }
+        match &found {
+            None => found = Some(candidate),
+            // The same file by another name.
+            Some((known, _)) if is_same_file(known, &candidate.0) => {}
+            Some((known, _)) => {
+                let both = [known.path(), candidate.0.path()].map(Path::display);
+                return Err(
+                    Error::refused(reference.structure, "two files could be the parent")
+                        .found(format!("{} and {}", both[0], both[1]))
+                        .expected(format!("one file with {}", ids(reference)))
+                        .hint("keep only the right one in the folders that are looked through")
+                        .in_file(child),
+                );
+            }
+        }
+    }
+    found.ok_or_else(|| {
+        let what = match unreadable {
+            None => format!("{} {format} files without it", names.len()),
+            Some(error) => format!("{} {format} files, one not readable: {error}", names.len()),
+        };
+        Error::malformed(reference.structure, "no file with the parent's id is there")
+            .found(what)
+            .expected(ids(reference))
+            .hint("put it beside the image, or name its folder with --allow-references DIR")
+            .in_file(child)
+    })
+}
+
+/// The identities that a parent may have, for messages.
+fn ids(reference: &ParentReference) -> String {
+    let ids: Vec<String> = reference
+        .identities
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    format!("id {}", ids.join(" or "))
+}
+
 fn open_named(
     child: &Path,
     name: &str,
@@ -203,10 +324,23 @@ fn open_named(
 }
 
 fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
-    let Some(expected) = reference.identity else {
-        return Ok(());
-    };
-    if parent.info.identity == Some(expected) {
+    let found = parent.source.sector_size();
+    if let Some(expected) = reference.sector_size.filter(|size| *size != found) {
+        return Err(Error::malformed(
+            reference.structure,
+            "the parent has sectors of another size",
+        )
+        .found(format!("{found} bytes"))
+        .expected(format!("{expected} bytes"))
+        .in_file(path));
+    }
+    let expected = &reference.identities;
+    if expected.is_empty()
+        || parent
+            .info
+            .identity
+            .is_some_and(|id| expected.contains(&id))
+    {
         return Ok(());
     }
     Err(
@@ -217,7 +351,7 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
                     .identity
                     .map_or("no id".to_owned(), |id| format!("id {id}")),
             )
-            .expected(format!("id {expected}"))
+            .expected(ids(reference))
             .hint("find the parent that the child was made on")
             .in_file(path),
     )

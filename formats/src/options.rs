@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::driver::Format;
+use uuid::Uuid;
+
+use crate::driver::{Format, ImageId};
 use crate::error::{Error, Result};
 
 /// One option of a format.
@@ -33,6 +35,14 @@ pub struct Backing {
     pub name: String,
     /// Its format.
     pub format: Format,
+    /// The id that a child refers to it by.
+    pub identity: Option<ImageId>,
+    /// The id of the disk, where the format keeps one through a chain.
+    pub disk_id: Option<Uuid>,
+    /// Its logical sector size in bytes.
+    pub sector_size: u32,
+    /// Unit in which it allocates, in bytes.
+    pub block_size: u64,
 }
 
 impl Options {
@@ -90,7 +100,7 @@ impl Options {
                 "-B",
                 format!("{format} images cannot be written over another image"),
             )
-            .hint("qcow2 can"));
+            .hint("qcow2 and VHDX can"));
         }
         Ok(())
     }

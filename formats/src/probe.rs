@@ -15,8 +15,6 @@ const RAW_EXTENSIONS: &[&str] = &["raw", "img", "dd"];
 
 /// Image formats that are recognised so that they are not taken for raw: name, offset of the magic, magic.
 const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
-    ("VHDX", 0, b"vhdxfile"),
-    ("VDI", 64, b"\x7f\x10\xda\xbe"),
     ("QED", 0, b"QED\0"),
     ("Parallels", 0, b"WithoutFreeSpace"),
     ("Parallels", 0, b"WithouFreSpacExt"),

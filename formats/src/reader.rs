@@ -44,11 +44,17 @@ impl RunReader {
     }
 
     /// Fills `out` with a run that is one whole compressed unit, and answers the unit's stream as it stands in the
-    /// image, if it can be taken as it is.
+    /// image, if it can be taken as it is. `starts` are file offsets, ascending, at which other streams are known to
+    /// start: in an image that is packed tightly one of them is where this one ends.
     ///
     /// # Errors
     /// As [`RunReader::read`].
-    pub fn read_unit(&mut self, run: &Run, out: &mut [u8]) -> Result<Option<(Codec, &[u8])>> {
+    pub fn read_unit(
+        &mut self,
+        run: &Run,
+        starts: &[u64],
+        out: &mut [u8],
+    ) -> Result<Option<(Codec, &[u8])>> {
         if let Mapping::Packed {
             storage,
             offset,
@@ -62,7 +68,11 @@ impl RunReader {
         {
             self.packed.resize(*len as usize, 0);
             storage.read_at(&mut self.packed, *offset)?;
-            let measured = self.unpacker.unpack_measured(*codec, &self.packed, out);
+            let following = starts.partition_point(|start| start <= offset);
+            let likely = starts.get(following).map(|start| (start - offset) as usize);
+            let measured = self
+                .unpacker
+                .unpack_measured(*codec, &self.packed, likely, out);
             if let Some(len) = measured.filter(|len| *len <= self.packed.len()) {
                 return Ok(Some((*codec, &self.packed[..len])));
             }

@@ -14,6 +14,12 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::storage::{FileStorage, StorageRef};
 
+/// Entries of folders that are gone through for a parent that has no name.
+const MOST_ENTRIES: usize = 100_000;
+
+/// Files among them that are opened.
+const MOST_FILES: usize = 4096;
+
 /// Which files named inside images may be opened.
 #[derive(Debug, Clone, Default)]
 pub struct ReferencePolicy {
@@ -115,6 +121,55 @@ impl ReferencePolicy {
             .open(&real)
             .map_err(failed)?;
         Ok(Arc::new(FileStorage::from_file(file, &real)?))
+    }
+
+    /// The files with one of `extensions` beside `image` and directly in the allowed folders, in a fixed order: where a
+    /// parent can be that has no name. Each still has to go through [`ReferencePolicy::open`].
+    ///
+    /// # Errors
+    /// `Io` when a folder cannot be listed, `Limit` when there is too much in them.
+    pub(crate) fn files_around(&self, image: &Path, extensions: &[&str]) -> Result<Vec<OsString>> {
+        let is_wanted = |name: &OsStr| {
+            let extension = Path::new(name).extension().unwrap_or_default();
+            extensions.iter().any(|e| extension.eq_ignore_ascii_case(e))
+        };
+        if let Some(given) = &self.given {
+            let mut names: Vec<_> = given.keys().filter(|n| is_wanted(n)).cloned().collect();
+            names.sort();
+            return Ok(names);
+        }
+        let mut folders = vec![own_folder(image)?];
+        for folder in &self.allowed {
+            if !folders.contains(folder) {
+                folders.push(folder.clone());
+            }
+        }
+        let mut files = Vec::new();
+        let mut looked_at = 0;
+        for folder in folders {
+            let failed = |e| Error::io("list the folder", e).in_file(&folder);
+            let mut here = Vec::new();
+            for entry in std::fs::read_dir(&folder).map_err(failed)? {
+                let name = entry.map_err(failed)?.file_name();
+                looked_at += 1;
+                if looked_at > MOST_ENTRIES || here.len() + files.len() > MOST_FILES {
+                    return Err(
+                        Error::limit("folder", "holds too much to look for the parent")
+                            .expected(format!(
+                                "at most {MOST_ENTRIES} entries, {MOST_FILES} of them images"
+                            ))
+                            .hint("put the image and its parents into a folder of their own")
+                            .in_file(&folder),
+                    );
+                }
+                if is_wanted(&name) {
+                    here.push(folder.join(name).into_os_string());
+                }
+            }
+            here.sort();
+            files.extend(here);
+        }
+        Ok(files)
     }
 
     fn allows(&self, folder: &Path, real: &Path) -> bool {

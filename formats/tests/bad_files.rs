@@ -76,6 +76,8 @@ fn as_whatever_they_are_opened_they_do_no_harm() {
             Some(Format::Vhd),
             Some(Format::Vmdk),
             Some(Format::Qcow2),
+            Some(Format::Vdi),
+            Some(Format::Vhdx),
             Some(Format::Raw),
         ] {
             for salvage in [false, true] {

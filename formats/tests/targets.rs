@@ -84,8 +84,9 @@ fn round_trips(format: Format, choices: &[&str], sizes: &[u64]) {
         let what = format!("{format} round {round}: {size} bytes, {options:?}");
         let file = write(format, size, &options, &model, &what);
         let image = open(file, format, &what);
+        let sector = image.source.sector_size();
         assert!(
-            image.source.size() >= size && image.source.size() < size + 512,
+            (size..size + u64::from(sector)).contains(&image.source.size()),
             "{what}"
         );
         assert!(image.layers[0].info.warnings.is_empty(), "{what}");
@@ -119,6 +120,22 @@ fn a_dynamic_vhd_holds_what_was_placed() {
     ];
     round_trips(Format::Vhd, &blocks, LARGE);
     round_trips(Format::Vhd, &["block_size=64k"], SMALL);
+}
+
+#[test]
+fn a_dynamic_vhdx_holds_what_was_placed() {
+    let choices = [
+        "",
+        "block_size=1M",
+        "block_size=256M",
+        "logical_sector_size=4096",
+    ];
+    round_trips(Format::Vhdx, &choices, LARGE);
+}
+
+#[test]
+fn a_fixed_vhdx_holds_what_was_placed() {
+    round_trips(Format::Vhdx, &["subformat=fixed"], SMALL);
 }
 
 #[test]
@@ -167,6 +184,13 @@ fn a_split_vmdk_holds_what_was_placed() {
         "subformat=twoGbMaxExtentFlat",
     ];
     round_trips(Format::Vmdk, &kinds, &[600, 3 << 20, 5 << 30, 50 << 30]);
+}
+
+/// A map of 64 KiB covers 16 GiB.
+#[test]
+fn a_vdi_holds_what_was_placed() {
+    let kinds = ["subformat=dynamic", "subformat=fixed"];
+    round_trips(Format::Vdi, &kinds, &[600, 3 << 20, 50 << 30, 2 << 40]);
 }
 
 /// Where VMware cuts split disks.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
 use crate::same_storage;
 use crate::verify::{Expected, Written, verify};
+use crate::zero::is_zero;
 
 /// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
 pub const DEFAULT_SPARSE: u64 = 4096;
@@ -58,8 +60,8 @@ pub struct ConvertOptions {
     pub reflink: bool,
     /// Whether blocks that the source holds compressed are compressed again, also where the target could take them.
     pub recompress: bool,
-    /// The disk of the image that the target stands on: only what differs from it is stored.
-    pub below: Option<Arc<dyn BlockSource>>,
+    /// The image that the target stands on: only what differs from its disk is stored.
+    pub below: Option<Arc<Image>>,
 }
 
 /// What was done.
@@ -186,7 +188,16 @@ impl Job<'_> {
             .into());
         }
         for name in &further {
-            self.refuse_own_source(&path.with_file_name(name))?;
+            let beside = path.with_file_name(name);
+            if beside == path {
+                return Err(
+                    Error::usage("target", "a file of it would have the name of another")
+                        .found(format!("{name:?}, twice"))
+                        .in_file(given)
+                        .into(),
+                );
+            }
+            self.refuse_own_source(&beside)?;
         }
         let output = FileSet::create(path, &further, force)?;
         self.check_space(target.as_ref(), &output, path)?;
@@ -315,7 +326,10 @@ impl Job<'_> {
         let packer = target.packer();
         let says_zeros = target.says_zeros();
         let below = self.options.below.as_ref();
-        let below = below.map(|below| Window::new(below.clone(), size));
+        if let Some(below) = below {
+            check_rest(below.source.as_ref(), size..target_size)?;
+        }
+        let below = below.map(|below| Window::new(below.source.clone(), size));
         let sparse = match below {
             // Whole blocks: what an allocated block does not hold is not looked for below it.
             Some(_) => target.block_size(),
@@ -340,6 +354,9 @@ impl Job<'_> {
             self.setting,
         )?;
         self.image.check_unchanged()?;
+        if let Some(below) = &self.options.below {
+            below.check_unchanged()?;
+        }
         let mut file_size = 0;
         if let Some(target) = outcome.target.take() {
             let identity = known.unwrap_or_else(|| self.identity(outcome.fingerprint));
@@ -439,11 +456,12 @@ impl Job<'_> {
     }
 
     fn refuse_own_source(&self, path: &Path) -> Result<()> {
-        let mut storages = self.image.storages.iter();
+        let below = self.options.below.iter().map(|below| &below.storages);
+        let mut storages = below.chain([&self.image.storages]).flatten();
         if storages.any(|storage| same_storage::overlap(path, storage.path())) {
             return Err(Error::refused(
                 "target",
-                "is the source, or a file that the source stands on",
+                "is the source, or a file that the source or the target stands on",
             )
             .hint("write to another file or device")
             .in_file(path)
@@ -513,7 +531,11 @@ impl Job<'_> {
             format: self.format,
             storage: output.read_back()?,
             further,
-            below: self.options.below.clone(),
+            below: self
+                .options
+                .below
+                .as_ref()
+                .map(|below| below.source.clone()),
         };
         let expected = Expected {
             size: self.image.source.size(),
@@ -524,6 +546,24 @@ impl Job<'_> {
         done.converted.verified = true;
         Ok(())
     }
+}
+
+/// Fails when the image below has data in `rest`: what a target's sector has behind the end of the disk, and should be
+/// zeros, would be that data.
+fn check_rest(below: &dyn BlockSource, rest: Range<u64>) -> Result<()> {
+    let end = rest.end.min(below.size());
+    let mut bytes = vec![0; end.saturating_sub(rest.start) as usize];
+    formats::reader::read_guest(below, rest.start, &mut bytes)?;
+    if is_zero(&bytes) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "overlay",
+        "the disk ends inside a sector, and the image below has data in the rest of it",
+    )
+    .at(rest.start)
+    .hint("make the source a whole number of sectors long, or write it without -B")
+    .into())
 }
 
 /// A finished copy, not yet in place.

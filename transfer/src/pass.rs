@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use formats::{BlockSource, BlockTarget, Mapping, Run, RunReader};
+use formats::{BlockSource, BlockTarget, Mapping, Preallocation, Run, RunReader};
 
 use crate::affordable::{AffordableDigest, Budget};
 use crate::buffer::AlignedBuffer;
@@ -103,7 +103,10 @@ pub fn run(
     let hashes_zeros = wanted.digests.contains(&Algorithm::Blake3);
     let writes_zeros = destination.as_ref().is_some_and(|d| d.sparse == 0);
     // Zeros that cost something are shared out among the workers; others are passed over in one go.
-    let costly = !wanted.digests.is_empty() || writes_zeros;
+    let makes_tables = destination
+        .as_ref()
+        .is_some_and(|d| d.target.preallocation() != Preallocation::Off);
+    let costly = !wanted.digests.is_empty() || writes_zeros || makes_tables;
     let when_spent = if costly { ZEROS_TO_HASH } else { ANY_LENGTH };
     let at_first = if wanted.affordable_digest {
         ZEROS_TO_HASH
@@ -193,6 +196,8 @@ struct Worker {
     data: Vec<Range<usize>>,
     hashes: Vec<SegmentHash>,
     packed: PackedBlocks,
+    /// Where the compressed units of the segment stand, ascending.
+    starts: Vec<u64>,
     overlay: OverlayWorker,
     told: Told,
     /// A page to align small pieces of metadata in.
@@ -210,6 +215,7 @@ impl Stage for Pass<'_> {
             data: Vec::new(),
             hashes: Vec::new(),
             packed: PackedBlocks::default(),
+            starts: Vec::new(),
             overlay: OverlayWorker::default(),
             told: Told::default(),
             lead: AlignedBuffer::new(LEAD).map_err(no_memory)?,
@@ -249,6 +255,9 @@ impl Stage for Pass<'_> {
             if let Some(hasher) = &mut hasher {
                 hasher.update(&worker.buffer[..done]);
             }
+        }
+        if self.packing.is_some() {
+            find_starts(runs, &mut worker.starts);
         }
         for run in runs {
             let len = run.len as usize;
@@ -341,7 +350,7 @@ impl Pass<'_> {
         let whole = &mut worker.buffer[at..at + run.len as usize];
         if let Some(packing) = &self.packing
             && packing.may_adopt(run, at)
-            && let Ok(Some(unit)) = worker.reader.read_unit(run, whole)
+            && let Ok(Some(unit)) = worker.reader.read_unit(run, &worker.starts, whole)
         {
             if !is_zero(whole) {
                 packing.adopt(segment.offset, at, whole, unit, &mut worker.packed)?;
@@ -458,6 +467,16 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// Fills `starts` with the places of all compressed units of `runs`, ascending.
+fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
+    starts.clear();
+    starts.extend(runs.iter().filter_map(|run| match run.mapping {
+        Mapping::Packed { offset, .. } => Some(offset),
+        _ => None,
+    }));
+    starts.sort_unstable();
 }
 
 /// Bytes in all of `ranges`.

@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use formats::{BlockSource, Run, run_at};
+use formats::{BlockSource, Mapping, Run, run_at};
 
 use crate::error::Result;
 use crate::salvage::Salvage;
@@ -80,7 +80,8 @@ impl<'a> Segments<'a> {
         let runs = self
             .sources
             .iter()
-            .map(|source| self.runs(*source, offset, len))
+            .enumerate()
+            .map(|(index, source)| self.runs(index, *source, offset, len))
             .collect::<Result<Vec<_>>>()?;
         if runs.iter().all(Vec::is_empty) {
             len = self.zeros_from(offset, len)?;
@@ -94,11 +95,19 @@ impl<'a> Segments<'a> {
         }))
     }
 
-    fn runs(&self, source: &dyn BlockSource, offset: u64, len: u64) -> Result<Vec<Run>> {
+    fn runs(
+        &self,
+        index: usize,
+        source: &dyn BlockSource,
+        offset: u64,
+        len: u64,
+    ) -> Result<Vec<Run>> {
+        // Only the first disk is copied; zeros in the place of what the others have would go by unseen.
+        let salvage = self.salvage.filter(|_| index == 0);
         let mut runs = Vec::new();
         let (mut done, mut all_zero) = (0, true);
         while done < len {
-            let run = self.run(source, offset + done, len - done)?;
+            let run = run(source, offset + done, len - done, salvage)?;
             done += run.len;
             all_zero &= run.mapping.reads_zero();
             runs.push(run);
@@ -107,19 +116,6 @@ impl<'a> Segments<'a> {
             runs.clear();
         }
         Ok(runs)
-    }
-
-    fn run(&self, source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
-        match (run_at(source, offset, limit), self.salvage) {
-            (Ok(run), _) => Ok(run),
-            (Err(error), Some(salvage)) => {
-                // What the entry stood for is lost: one block of the image.
-                let block = source.block_size().max(512);
-                let len = (block - offset % block).min(limit);
-                Ok(salvage.lost(offset, len, &error))
-            }
-            (Err(error), None) => Err(error.into()),
-        }
     }
 
     /// Length of the zeros that start with the `known` bytes at `offset`: up to the end of the disk or a whole number
@@ -136,7 +132,7 @@ impl<'a> Segments<'a> {
             let mut all = limit;
             for source in &self.sources {
                 // A damaged entry further on is met again when its own segment is cut.
-                match run_at(*source, offset + len, limit) {
+                match run(*source, offset + len, limit, None) {
                     Ok(run) if run.mapping.reads_zero() => all = all.min(run.len),
                     _ => all = 0,
                 }
@@ -154,10 +150,40 @@ impl<'a> Segments<'a> {
     }
 }
 
+/// What stands at `offset` of `source`, or the loss of it.
+fn run(
+    source: &dyn BlockSource,
+    offset: u64,
+    limit: u64,
+    salvage: Option<&Salvage>,
+) -> Result<Run> {
+    match (run_at(source, offset, limit), salvage) {
+        (Ok(run), _) => Ok(without_hole(run)?),
+        (Err(error), Some(salvage)) => {
+            // What the entry stood for is lost: one block of the image.
+            let block = source.block_size().max(512);
+            let len = (block - offset % block).min(limit);
+            Ok(salvage.lost(offset, len, &error))
+        }
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// `run` up to where the file begins or ceases to have a hole: holes are zeros, and need not be read.
+fn without_hole(run: Run) -> formats::Result<Run> {
+    let Mapping::Stored { storage, offset } = &run.mapping else {
+        return Ok(run);
+    };
+    match storage.extent(*offset, run.len)? {
+        (len, false) => Ok(Run::new(len.clamp(1, run.len), Mapping::Zero)),
+        _ => Ok(run),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use formats::{Mapping, MemoryStorage, StorageRef};
+    use formats::{MemoryStorage, StorageRef};
     use std::sync::Arc;
 
     /// A disk with one data byte range.

@@ -68,6 +68,7 @@ fn image(disk: Disk) -> Image {
             info: LayerInfo::new(Format::Vhd, "toy"),
             source,
             storage: storage.clone(),
+            further: Vec::new(),
         }],
         storages: vec![storage],
     }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use formats::open::open_alone;
 use formats::{
-    CheckReport, Driver, Error, ErrorKind, FileStorage, InPlaceFile, OpenContext, StorageRef,
-    driver, probe,
+    CheckReport, Driver, Error, ErrorKind, FileStorage, InPlaceFile, LayerFile, OpenContext,
+    StorageRef, driver, probe,
 };
 use serde::Serialize;
-use transfer::{Losses, Progress, Setting, Unpack};
+use transfer::{Losses, Setting, Unpack};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, report, watch};
+use crate::work::Work;
+use crate::{open, report};
 
 /// Damaged ranges that people are shown one by one.
 const RANGES_SHOWN: usize = 50;
@@ -78,18 +79,19 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     };
     answer.format = Some(format.to_string());
     let opened = open_alone(&arguments.image, Some(format), &context);
-    let cancel = open::cancel_on_signals()?;
-    let progress = Progress::default();
-    let setting = Setting {
-        threads: open::threads(arguments.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: None,
-    };
+    let work = Work::new(arguments.jobs)?;
     let driver = driver(format);
     // An image that does not open is looked at all the same: more can be said than the first thing that is wrong.
     if opened.as_ref().map_or_else(is_damage, |_| true) {
-        let checked = structures(arguments, driver, &storage, &context, &setting, answer);
+        let setting = work.setting();
+        let look = Look {
+            driver,
+            storage: &storage,
+            context: &context,
+            setting: &setting,
+        };
+        let layer = opened.as_ref().ok().map(|(layer, _)| layer);
+        let checked = structures(arguments, &look, layer, answer);
         match (checked, &opened) {
             (Err(Failure(transfer::Error::Image(_))), Err(_)) => {}
             (Err(Failure(transfer::Error::Image(error))), Ok(_)) if is_damage(&error) => {
@@ -112,35 +114,73 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     if answer.is_map_sound && !arguments.unpack {
         return Ok(());
     }
-    let losses = watch::watched(&arguments.output, &progress, || {
-        transfer::check(&layer.source, unpack, &setting)
+    let losses = work.watched(&arguments.output, |setting| {
+        transfer::check(&layer.source, unpack, setting)
     })?;
     answer.take_losses(&losses);
     Ok(())
 }
 
-/// Looks at what reading does not show, and repairs it if that is wanted.
+/// What looking at an image takes.
+struct Look<'a> {
+    driver: &'a dyn Driver,
+    storage: &'a StorageRef,
+    context: &'a OpenContext,
+    setting: &'a Setting<'a>,
+}
+
+impl Look<'_> {
+    fn report(&self) -> Result<CheckReport, Failure> {
+        let report =
+            transfer::check_structures(self.driver, self.storage, self.context, self.setting);
+        Ok(report?)
+    }
+
+    /// Why an image with findings that can be repaired is left alone all the same: what is wrong besides may make things
+    /// in use look like leaks.
+    fn objection(
+        &self,
+        report: &CheckReport,
+        layer: Option<&LayerFile>,
+    ) -> Result<Option<&'static str>, Failure> {
+        let Some(layer) = layer else {
+            return Ok(Some("the image cannot be opened: nothing was written"));
+        };
+        let mut damage = report.findings.iter().filter(|finding| finding.is_damage);
+        if damage.any(|finding| !finding.is_repairable) || report.is_map_sound {
+            // The first is for the driver to refuse, in better words.
+            return Ok(None);
+        }
+        let losses = transfer::check(&layer.source, Unpack::Checksummed, self.setting)?;
+        Ok((losses.count > 0).then_some("parts of the disk cannot be read: nothing was written"))
+    }
+}
+
+/// Looks at what reading does not show, and repairs it if that is wanted. `layer` is the image, if it opens.
 fn structures(
     arguments: &args::Check,
-    driver: &dyn Driver,
-    storage: &StorageRef,
-    context: &OpenContext,
-    setting: &Setting<'_>,
+    look: &Look<'_>,
+    layer: Option<&LayerFile>,
     answer: &mut Answer,
 ) -> Result<(), Failure> {
     // Locked before the first look, so that what is repaired is what was seen.
     let file = match arguments.repair {
-        true => Some(InPlaceFile::open(storage.as_ref())?),
+        true => Some(InPlaceFile::open(look.storage.as_ref())?),
         false => None,
     };
-    let mut report = transfer::check_structures(driver, storage, context, setting)?;
+    let mut report = look.report()?;
     if let Some(file) = file {
         let is_damaged = report.findings.iter().any(|finding| finding.is_damage);
         if report.findings.iter().any(|finding| finding.is_repairable) {
-            match transfer::repair(driver, storage, &file, setting) {
+            if let Some(why) = look.objection(&report, layer)? {
+                answer.not_repaired = Some(why.to_owned());
+                answer.take_report(report);
+                return Ok(());
+            }
+            match transfer::repair(look.driver, look.storage, &file, look.setting) {
                 Ok(repaired) => {
                     answer.repaired = Some(repaired.fixed.into_iter().collect());
-                    report = transfer::check_structures(driver, storage, context, setting)?;
+                    report = look.report()?;
                 }
                 Err(transfer::Error::Image(error))
                     if is_damaged && error.kind() == ErrorKind::Refused =>

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use formats::OpenContext;
 use serde::Serialize;
-use transfer::{Comparison, Progress, Setting};
+use transfer::Comparison;
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, report, watch};
+use crate::work::Work;
+use crate::{open, report};
 
 /// Ranges that people are shown.
 const SHOWN: usize = 16;
@@ -46,20 +47,12 @@ pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
         arguments.second_format.as_deref(),
         &present,
     )?;
-    let cancel = open::cancel_on_signals()?;
-    let progress = Progress::default();
-    let setting = Setting {
-        threads: open::threads(arguments.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: None,
-    };
-    let comparison = watch::watched(&arguments.output, &progress, || {
+    let comparison = Work::new(arguments.jobs)?.watched(&arguments.output, |setting| {
         transfer::compare(
             first.source.as_ref(),
             second.source.as_ref(),
             arguments.quiet,
-            &setting,
+            setting,
         )
     })?;
     first.check_unchanged()?;

@@ -4,18 +4,20 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use formats::options::{Backing, parse_size};
-use formats::{DRIVERS, Error, Format, Image, OpenContext, Options, driver};
+use formats::{DRIVERS, Error, Format, Image, LayerFile, OpenContext, Options, driver};
 use serde::Serialize;
 use transfer::output::file::{folder_of, free_space};
 use transfer::same_storage;
-use transfer::{ConvertOptions, Converted, Losses, Place, Progress, Salvage, Setting};
+use transfer::{ConvertOptions, Converted, Losses, Place};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, render, report, watch};
+use crate::work::Work;
+use crate::{open, render, report};
 
 /// Holes that people are shown one by one.
 const HOLES_SHOWN: usize = 50;
@@ -44,7 +46,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         reproducible: reproducible(arguments)?,
         reflink: !arguments.no_reflink,
         recompress: arguments.recompress,
-        below: below.map(|(_, image)| image.source),
+        below: below.map(|(_, image)| Arc::new(image)),
     };
     let image = open::image(
         &arguments.source,
@@ -52,32 +54,26 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         &context,
     )?;
     open::check_size(&image, arguments.reading.max_size.as_deref())?;
-    let cancel = if to_stdout {
-        open::end_on_signals()?
+    let jobs = arguments.reading.jobs;
+    let work = if to_stdout {
+        Work::into_pipe(jobs)?
     } else {
-        open::cancel_on_signals()?
+        Work::new(jobs)?
     };
-    let progress = Progress::default();
-    let salvage = Salvage::default();
-    let setting = Setting {
-        threads: open::threads(arguments.reading.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: arguments.reading.salvage.then_some(&salvage),
-    };
+    let work = work.salvaging(arguments.reading.salvage);
     if !to_stdout {
         warn_if_tight(&image, &arguments.target);
     }
     let started = Instant::now();
     let place = place(&arguments.target, to_stdout, arguments.force);
-    let converted = watch::watched(&arguments.output, &progress, || {
+    let converted = work.watched(&arguments.output, |setting| {
         transfer::convert(
             &image,
             target_format,
             &format_options,
             place,
             &options,
-            &setting,
+            setting,
         )
     })?;
     let result = Outcome {
@@ -85,7 +81,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         image: &image,
         target_format,
         converted,
-        losses: salvage.losses(),
+        losses: work.losses(),
         seconds: started.elapsed().as_secs_f64(),
     };
     result.say_notes();
@@ -107,8 +103,13 @@ fn below(
     let Some(name) = &arguments.backing else {
         return Ok(None);
     };
+    // What has a colon may be taken for a protocol; a folder in front says that it is a name.
+    let name = match name.contains(':') && !name.contains('/') {
+        true => format!("./{name}"),
+        false => name.clone(),
+    };
     // As the target will find it.
-    let path = folder_of(&arguments.target).join(name);
+    let path = folder_of(&arguments.target).join(&name);
     let present = OpenContext {
         snapshot: None,
         ..context.clone()
@@ -122,12 +123,8 @@ fn below(
                 .into(),
         );
     }
-    let format = image.tip().map_or(Format::Raw, |tip| tip.info.format);
-    let backing = Backing {
-        name: name.clone(),
-        format,
-    };
-    Ok(Some((backing, image)))
+    let backing = image.tip().map(|tip| tip.as_backing(&name));
+    Ok(backing.map(|backing| (backing, image)))
 }
 
 /// How large a sparse target becomes is known only at the end. What the source occupies is a good guess.
@@ -336,7 +333,7 @@ impl Outcome<'_> {
 
     fn text(&self) -> String {
         let done = &self.converted;
-        let read = self.image.tip().map_or(0, |tip| tip.storage.len());
+        let read = self.image.tip().map_or(0, LayerFile::file_size);
         let mut text = format!(
             "{} ({}, {}) → {} ({}, {})\n",
             self.arguments.source.display(),

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use transfer::{Progress, Salvage, Setting};
 
 use super::convert::say_losses;
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, report, watch};
+use crate::work::Work;
+use crate::{open, report};
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -27,20 +27,12 @@ pub fn run(arguments: &args::Digest) -> Result<ExitCode, Failure> {
         &context,
     )?;
     open::check_size(&image, arguments.reading.max_size.as_deref())?;
-    let cancel = open::cancel_on_signals()?;
-    let progress = Progress::default();
-    let salvage = Salvage::default();
-    let setting = Setting {
-        threads: open::threads(arguments.reading.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: arguments.reading.salvage.then_some(&salvage),
-    };
-    let digests = watch::watched(&arguments.output, &progress, || {
-        transfer::digest(&image.source, &[arguments.algorithm.into()], &setting)
+    let work = Work::new(arguments.reading.jobs)?.salvaging(arguments.reading.salvage);
+    let digests = work.watched(&arguments.output, |setting| {
+        transfer::digest(&image.source, &[arguments.algorithm.into()], setting)
     })?;
     image.check_unchanged()?;
-    let losses = salvage.losses();
+    let losses = work.losses();
     say_losses(&losses);
     for (algorithm, digest) in &digests {
         if arguments.output.json {

@@ -68,7 +68,7 @@ fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Fai
         name: reference.names.first().cloned(),
         file: None,
         format: reference.format.map(|f| f.to_string()),
-        identity: reference.identity.map(|id| id.to_string()),
+        identity: reference.identities.first().map(ToString::to_string),
     });
     let mut chain = Vec::new();
     if let Some(parent) = &mut parent {
@@ -89,8 +89,8 @@ fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Fai
         virtual_size: tip.source.size(),
         sector_size: tip.source.sector_size(),
         block_size: tip.source.block_size(),
-        file_size: tip.storage.len(),
-        allocated: tip.storage.allocated()?,
+        file_size: tip.file_size(),
+        allocated: tip.allocated()?,
         identity: tip.info.identity.map(|id| id.to_string()),
         parent,
         chain,
@@ -153,6 +153,7 @@ fn text(answer: &Answer) -> String {
     }
     if let Some(parent) = &answer.parent {
         let known = parent.file.as_ref().or(parent.name.as_ref());
+        let known = known.or(parent.identity.as_ref());
         lines.push(("parent", known.cloned().unwrap_or_default()));
     }
     let mut text: String = lines
@@ -197,5 +198,5 @@ fn both(bytes: u64) -> String {
 }
 
 fn line(name: &str, value: &str) -> String {
-    format!("{name:<20} {value}\n")
+    format!("{name:<20} {}\n", render::printable(value))
 }

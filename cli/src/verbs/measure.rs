@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use formats::{Options, driver};
 use serde::Serialize;
-use transfer::{Progress, Setting};
 
 use super::convert::sparse;
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, render, report, watch};
+use crate::work::Work;
+use crate::{open, render, report};
 
 #[derive(Serialize)]
 struct Answer {
@@ -33,17 +33,9 @@ pub fn run(arguments: &args::Measure) -> Result<ExitCode, Failure> {
         arguments.source_format.as_deref(),
         &context,
     )?;
-    let cancel = open::cancel_on_signals()?;
-    let progress = Progress::default();
-    let setting = Setting {
-        threads: open::threads(arguments.jobs)?,
-        cancel: &cancel,
-        progress: &progress,
-        salvage: None,
-    };
     let sparse = sparse(arguments.sparse.as_deref())?;
-    let measured = watch::watched(&arguments.output, &progress, || {
-        transfer::measure(&image, format, &options, sparse, &setting)
+    let measured = Work::new(arguments.jobs)?.watched(&arguments.output, |setting| {
+        transfer::measure(&image, format, &options, sparse, setting)
     })?;
     let answer = Answer {
         source: arguments.source.display().to_string(),

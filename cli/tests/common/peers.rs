@@ -104,6 +104,7 @@ pub fn seven_zip_agrees(format: &str, image: &Path, raw: &Path, size: u64) {
     let kind = match format {
         "vhd" => "-tVHD",
         "vmdk" => "-tVMDK",
+        "vdi" => "-tVDI",
         _ => "-tQCOW",
     };
     let mut child = Command::new("7zz")

@@ -53,6 +53,8 @@ struct EntryFields {
 /// Where an image says that its bitmaps are listed. Nothing of it is checked before [`Bitmaps::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BitmapDirectory {
+    /// Must be 0.
+    pub reserved: u32,
     /// Number of bitmaps.
     pub count: u32,
     /// File offset of the directory.
@@ -74,6 +76,7 @@ impl BitmapDirectory {
                 .expected("24 bytes")
         })?;
         Ok(BitmapDirectory {
+            reserved: fields.reserved.get(),
             count: fields.count.get(),
             offset: fields.directory_offset.get(),
             bytes: fields.directory_bytes.get(),
@@ -92,6 +95,8 @@ pub struct Bitmap {
     pub in_use: bool,
     /// Whether it records what is written.
     pub auto: bool,
+    /// Whether it has extra data, and does not say that who does not know them may use it all the same.
+    pub has_unknown_data: bool,
     /// File offset of its table, a multiple of the cluster size.
     pub table_offset: u64,
     /// Entries of its table, at most 2^27.
@@ -118,10 +123,18 @@ impl<'a> Bitmaps<'a> {
         cluster_size: u64,
     ) -> Result<Bitmaps<'a>> {
         let BitmapDirectory {
+            reserved,
             count,
             offset,
             bytes,
         } = directory;
+        if count == 0 || reserved != 0 {
+            return Err(Error::malformed(
+                "bitmaps extension",
+                "lists no bitmaps, or uses what is reserved",
+            )
+            .found(format!("{count} bitmaps, {reserved:#x} where 0 belongs")));
+        }
         if count > BITMAPS_MAX || bytes > DIRECTORY_MAX_BYTES {
             return Err(Error::limit("bitmap directory", "is too large")
                 .at(offset)
@@ -180,6 +193,7 @@ impl<'a> Bitmaps<'a> {
             granularity_bits: fields.granularity_bits,
             in_use: flags & IN_USE != 0,
             auto: flags & AUTO != 0,
+            has_unknown_data: extra > 0 && flags & EXTRA_COMPATIBLE == 0,
             table_offset: fields.table_offset.get(),
             table_entries: fields.table_entries.get(),
         })
@@ -198,8 +212,8 @@ impl<'a> Bitmaps<'a> {
             || !fields.table_offset.get().is_multiple_of(self.cluster_size)
         {
             "a bitmap's table does not start with a cluster"
-        } else if fields.table_entries.get() > TABLE_MAX_ENTRIES {
-            "a bitmap's table is too large"
+        } else if !(1..=TABLE_MAX_ENTRIES).contains(&fields.table_entries.get()) {
+            "a bitmap's table is empty or too large"
         } else {
             return Ok(());
         };
@@ -255,6 +269,23 @@ impl BitmapPart {
 }
 
 impl Bitmap {
+    /// Guest bytes that a cluster of bits stands for: more than any disk has, where they are no number of 64 bits.
+    fn coverage(&self, cluster_size: u64) -> u64 {
+        let coverage = (cluster_size * 8).checked_shl(self.granularity_bits.into());
+        let coverage = coverage.filter(|c| c >> self.granularity_bits == cluster_size * 8);
+        coverage.unwrap_or(u64::MAX)
+    }
+
+    /// Whether nobody knows better than what it says, as far as it tells.
+    pub fn is_trustworthy(&self) -> bool {
+        !self.in_use && !self.has_unknown_data
+    }
+
+    /// Whether its table is long enough for a disk of `size` bytes.
+    pub fn covers(&self, size: u64, cluster_size: u64) -> bool {
+        size.div_ceil(self.coverage(cluster_size)) <= self.table_entries.into()
+    }
+
     /// Calls `visit` with every dirty range of a disk of `size` bytes, in ascending order; neighbours are not joined.
     ///
     /// # Errors
@@ -275,10 +306,7 @@ impl Bitmap {
             entries,
             8,
         )?;
-        // Guest bytes that a cluster of bits covers: more than any disk has, where it does not fit.
-        let coverage = (cluster_size * 8).checked_shl(self.granularity_bits.into());
-        let coverage = coverage.filter(|c| c >> self.granularity_bits == cluster_size * 8);
-        let coverage = coverage.unwrap_or(u64::MAX);
+        let coverage = self.coverage(cluster_size);
         for index in 0..size.div_ceil(coverage) {
             if index >= entries {
                 return Err(
@@ -363,6 +391,7 @@ mod tests {
         let mut bytes = vec![0; 512];
         bytes.extend(directory);
         let directory = BitmapDirectory {
+            reserved: 0,
             count,
             offset: 512,
             bytes: directory.len() as u64,
@@ -386,6 +415,10 @@ mod tests {
         assert!(read(1, &good[..good.len() - 8]).is_err());
         assert!(read(1, &entry("", 0, 1024)).is_err());
         assert!(read(1, &entry("daily", 8, 1024)).is_err());
+        assert_eq!(read(0, &good).unwrap_err().kind(), ErrorKind::Malformed);
+        let mut without_table = good.clone();
+        without_table[8..12].fill(0);
+        assert!(read(1, &without_table).is_err());
         assert!(read(1, &entry("daily", 0, 1000)).is_err());
         assert_eq!(read(65_536, &good).unwrap_err().kind(), ErrorKind::Limit);
     }
@@ -393,6 +426,7 @@ mod tests {
     #[test]
     fn a_directory_past_the_end_of_the_file_is_truncated() {
         let directory = BitmapDirectory {
+            reserved: 0,
             count: 1,
             offset: 512,
             bytes: 32,

@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(found.backing_format.as_deref(), Some("raw"));
         assert_eq!(found.data_file.as_deref(), Some("disk.data"));
         let expected = BitmapDirectory {
+            reserved: 0,
             count: 7,
             offset: 0x50000,
             bytes: 256,

@@ -19,8 +19,8 @@ use crate::driver::{Detail, Format, Layer, LayerInfo, OpenContext, ParentReferen
 use crate::error::{Error, Result};
 use crate::storage::{Storage, StorageRef};
 
-/// Clusters of bits that are counted for all bitmaps together: far more than the bitmaps of a disk of 64 TiB have.
-const BITMAP_EFFORT: u64 = 1 << 16;
+/// Bytes of bits that are counted for all bitmaps together: twice those of a disk of 64 TiB, in the usual granularity.
+const BITMAP_EFFORT: u64 = 256 << 20;
 
 /// What holds the parent's name, for messages.
 const BACKING_NAME: &str = "backing file name";
@@ -115,7 +115,8 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         names: vec![name.to_owned()],
         structure: BACKING_NAME,
         format,
-        identity: None,
+        identities: Vec::new(),
+        sector_size: None,
     })
 }
 
@@ -192,11 +193,14 @@ fn describe_bitmaps(
         let mut record = vec![
             ("name", Detail::Text(bitmap.name.clone())),
             ("granularity", Detail::Number(1 << bitmap.granularity_bits)),
-            ("usable", Detail::Flag(consistent && !bitmap.in_use)),
+            (
+                "usable",
+                Detail::Flag(consistent && bitmap.is_trustworthy()),
+            ),
             ("in_use", Detail::Flag(bitmap.in_use)),
             ("auto", Detail::Flag(bitmap.auto)),
         ];
-        let cost = u64::from(bitmap.table_entries);
+        let cost = u64::from(bitmap.table_entries).saturating_mul(header.cluster_size());
         let mut dirty: u64 = 0;
         let counted = match effort.checked_sub(cost) {
             Some(left) => {
@@ -244,7 +248,16 @@ pub fn dirty_ranges(
         Some(extension) => all_bitmaps(storage, &header, extension)?,
         None => Vec::new(),
     };
-    let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.name == name) else {
+    let mut named = bitmaps.iter().filter(|bitmap| bitmap.name == name);
+    let (found, another) = (named.next(), named.next());
+    if another.is_some() {
+        return Err(
+            Error::malformed("bitmap directory", "several bitmaps have this name")
+                .found(format!("{name:?}"))
+                .in_file(storage.path()),
+        );
+    }
+    let Some(bitmap) = found else {
         let known: Vec<_> = bitmaps.iter().map(|b| format!("{:?}", b.name)).collect();
         return Err(Error::usage("--bitmap", "the image has no such bitmap")
             .found(format!("{name:?}"))
@@ -252,17 +265,21 @@ pub fn dirty_ranges(
                 "none: the image has no bitmaps".to_owned()
             } else {
                 known.join(", ")
-            }));
+            })
+            .in_file(storage.path()));
     };
-    if bitmap.in_use || header.autoclear & BITMAPS == 0 {
+    if !bitmap.is_trustworthy() || header.autoclear & BITMAPS == 0 {
         return Err(Error::refused(
             "bitmap",
-            "was not saved properly: what it says may be too little",
+            "was not saved properly, or has data of an unknown kind: what it says may be too little",
         )
         .found(format!("{name:?}"))
+        .in_file(storage.path())
         .hint("take the whole disk as written"));
     }
-    bitmap.dirty(storage, &header, header.size, visit)
+    bitmap
+        .dirty(storage, &header, header.size, visit)
+        .map_err(|e| e.in_file(storage.path()))
 }
 
 fn describe(header: &Header, extensions: &Extensions, backing_name: Option<String>) -> LayerInfo {

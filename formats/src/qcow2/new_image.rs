@@ -187,9 +187,9 @@ impl NewImage {
         }
         match &self.data_file {
             None if self.data_file_raw => usage("-o data_file_raw", "needs a data_file"),
-            Some(name) if name.is_empty() || name.contains(['/', '\0']) => usage(
+            Some(name) if name.is_empty() || name.contains(['/', ':', '\0']) => usage(
                 "-o data_file",
-                "wants a plain file name: the file stands beside the image",
+                "wants a plain file name, without a colon: the file stands beside the image",
             ),
             _ => Ok(()),
         }

@@ -36,20 +36,76 @@ impl Packer for ClusterPacker {
     }
 
     fn worker(&self) -> Box<dyn PackWorker> {
-        match self.codec {
-            Codec::Zstd => Box::new(Zstd {
-                context: CCtx::create(),
-                level: self.level,
-            }),
-            _ => Box::new(Deflate {
-                stream: Compress::new_with_window_bits(
-                    Compression::new(self.level.unsigned_abs()),
-                    false,
-                    WINDOW_BITS,
-                ),
-            }),
+        let compressor = match self.codec {
+            Codec::Zstd => Compressor::Zstd(CCtx::create(), self.level),
+            _ => Compressor::Deflate(Compress::new_with_window_bits(
+                Compression::new(self.level.unsigned_abs()),
+                false,
+                WINDOW_BITS,
+            )),
+        };
+        Box::new(Worker { compressor })
+    }
+}
+
+/// What one thread compresses with.
+struct Worker {
+    compressor: Compressor,
+}
+
+enum Compressor {
+    Deflate(Compress),
+    /// With its level.
+    Zstd(CCtx<'static>, i32),
+}
+
+impl PackWorker for Worker {
+    fn pack(&mut self, _guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<Form> {
+        let start = out.len();
+        let len = match &mut self.compressor {
+            Compressor::Deflate(stream) => deflate(stream, block, out),
+            Compressor::Zstd(context, level) => Some(zstd(context, *level, block, out)?),
+        };
+        match len.filter(|len| *len < block.len()) {
+            Some(len) => {
+                out.truncate(start + len);
+                Ok(Form::Packed)
+            }
+            None => Ok(plain(block, start, out)),
         }
     }
+
+    fn adopt(
+        &mut self,
+        guest_offset: u64,
+        block: &[u8],
+        codec: Codec,
+        stream: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Form> {
+        if codec == Codec::Zstd && !is_common_frame(stream) {
+            return self.pack(guest_offset, block, out);
+        }
+        if stream.len() >= block.len() {
+            return Ok(plain(block, out.len(), out));
+        }
+        out.extend(stream);
+        Ok(Form::Packed)
+    }
+}
+
+/// Whether `stream` starts with a Zstandard frame that every decoder takes (RFC 8878, 3.1.1.1): one without a window of its
+/// own, or with a window that is not larger than what libraries allow and not smaller than a block.
+fn is_common_frame(stream: &[u8]) -> bool {
+    const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let [a, b, c, d, descriptor, window, ..] = stream else {
+        return false;
+    };
+    // 10 more than the exponent is the log2 of the window.
+    let window_bits = 10 + (window >> 3);
+    [*a, *b, *c, *d] == MAGIC
+        && (descriptor & SINGLE_SEGMENT != 0 || (17..27).contains(&window_bits))
 }
 
 /// The cluster as it is, where compressing does not make it smaller.
@@ -59,78 +115,23 @@ fn plain(block: &[u8], start: usize, out: &mut Vec<u8>) -> Form {
     Form::Plain
 }
 
-fn adopt(block: &[u8], stream: &[u8], out: &mut Vec<u8>) -> Form {
-    if stream.len() >= block.len() {
-        return plain(block, out.len(), out);
-    }
-    out.extend(stream);
-    Form::Packed
+/// Appends the deflated block and more; the bytes that count, if it could be done.
+fn deflate(stream: &mut Compress, block: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let start = out.len();
+    // Room for any stream to its end: zlib-rs 0.6.8 panics when a stream is reset that had no room to end.
+    out.resize(start + block.len() + block.len() / 4 + 1024, 0);
+    stream.reset();
+    let status = stream.compress(block, &mut out[start..], FlushCompress::Finish);
+    matches!(status, Ok(Status::StreamEnd)).then_some(stream.total_out() as usize)
 }
 
-struct Deflate {
-    stream: Compress,
-}
-
-impl PackWorker for Deflate {
-    fn pack(&mut self, _guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<Form> {
-        let start = out.len();
-        // Room for any stream to its end: zlib-rs 0.6.8 panics when a stream is reset that had no room to end.
-        out.resize(start + block.len() + block.len() / 4 + 1024, 0);
-        self.stream.reset();
-        let status = self
-            .stream
-            .compress(block, &mut out[start..], FlushCompress::Finish);
-        let len = self.stream.total_out() as usize;
-        if !matches!(status, Ok(Status::StreamEnd)) || len >= block.len() {
-            return Ok(plain(block, start, out));
-        }
-        out.truncate(start + len);
-        Ok(Form::Packed)
-    }
-
-    fn adopt(
-        &mut self,
-        _guest_offset: u64,
-        block: &[u8],
-        _codec: Codec,
-        stream: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Form> {
-        Ok(adopt(block, stream, out))
-    }
-}
-
-struct Zstd {
-    context: CCtx<'static>,
-    level: i32,
-}
-
-impl PackWorker for Zstd {
-    fn pack(&mut self, _guest_offset: u64, block: &[u8], out: &mut Vec<u8>) -> Result<Form> {
-        let start = out.len();
-        out.resize(start + zstd_safe::compress_bound(block.len()), 0);
-        let len = self
-            .context
-            .compress(&mut out[start..], block, self.level)
-            .map_err(|code| {
-                Error::limit("cluster", "cannot be compressed")
-                    .found(zstd_safe::get_error_name(code))
-            })?;
-        if len >= block.len() {
-            return Ok(plain(block, start, out));
-        }
-        out.truncate(start + len);
-        Ok(Form::Packed)
-    }
-
-    fn adopt(
-        &mut self,
-        _guest_offset: u64,
-        block: &[u8],
-        _codec: Codec,
-        stream: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Form> {
-        Ok(adopt(block, stream, out))
-    }
+/// Appends the block as a Zstandard frame and more; the bytes that count.
+fn zstd(context: &mut CCtx<'static>, level: i32, block: &[u8], out: &mut Vec<u8>) -> Result<usize> {
+    let start = out.len();
+    out.resize(start + zstd_safe::compress_bound(block.len()), 0);
+    context
+        .compress(&mut out[start..], block, level)
+        .map_err(|code| {
+            Error::limit("cluster", "cannot be compressed").found(zstd_safe::get_error_name(code))
+        })
 }

@@ -260,6 +260,19 @@ impl BlockTarget for QcowTarget {
         self.image.data_file.iter().map(OsString::from).collect()
     }
 
+    /// A relative data file is looked for in another place by QEMU.
+    fn notes(&self) -> Vec<String> {
+        let names = self.image.data_file.iter();
+        names
+            .map(|name| {
+                format!(
+                    "the image names its data file {name:?} without a folder: QEMU looks for it in its working \
+                     directory, so start it there, or give it the node 'data-file'"
+                )
+            })
+            .collect()
+    }
+
     fn preallocation(&self) -> Preallocation {
         self.image.preallocation
     }
@@ -399,10 +412,12 @@ impl BlockTarget for QcowTarget {
         let refcounts = RefcountLayout::new(used, self.cluster_size(), order);
         refcounts.write(counts, out)?;
         self.write_l1(out)?;
-        let file_size = refcounts.total() << self.cluster_bits;
-        out.set_len(file_size)?;
+        let image_size = refcounts.total() << self.cluster_bits;
+        out.set_len(image_size)?;
+        let mut file_size = image_size;
         if self.image.data_file.is_some() {
             out.set_len(PART + self.size)?;
+            file_size += self.size;
         }
         // Last: without it nobody takes the file for an image.
         out.write_at(&self.first_cluster(&refcounts)?, 0)?;

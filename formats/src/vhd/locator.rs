@@ -4,6 +4,7 @@ use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::storage::Storage;
+use crate::utf16;
 
 /// Longest name that is read, in bytes: Windows stops at 32767 UTF-16 units.
 const MAX_NAME: u32 = 64 << 10;
@@ -60,7 +61,9 @@ impl ParentLocator {
     /// inside its room and the file, or one that is no text.
     pub fn path(&self, storage: &dyn Storage) -> Option<String> {
         let decode: fn(&[u8]) -> Option<String> = match &self.code {
-            b"W2ru" | b"W2ku" => |bytes| windows_path(utf16(bytes, u16::from_le_bytes)?),
+            b"W2ru" | b"W2ku" => {
+                |bytes| utf16::decode(bytes, u16::from_le_bytes).map(utf16::windows_path)
+            }
             b"MacX" => file_url,
             _ => return None,
         };
@@ -80,22 +83,7 @@ impl ParentLocator {
 
 /// The path in the "parent unicode name" of the dynamic header: UTF-16BE, padded with NUL.
 pub(super) fn parent_name_path(name: &[u8; 512]) -> Option<String> {
-    windows_path(utf16(name, u16::from_be_bytes)?)
-}
-
-/// UTF-16 up to the first NUL; `None` when it is not well-formed or empty.
-fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Option<String> {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    let units = pairs.iter().map(|pair| unit(*pair)).take_while(|u| *u != 0);
-    let text: Result<String, _> = char::decode_utf16(units).collect();
-    text.ok().filter(|text| !text.is_empty())
-}
-
-fn windows_path(text: String) -> Option<String> {
-    Some(text.replace('\\', "/"))
+    utf16::decode(name, u16::from_be_bytes).map(utf16::windows_path)
 }
 
 /// The path in a `file://` URL. XenServer writes `file://./name` for a file beside the child.
@@ -141,10 +129,6 @@ mod tests {
     use super::*;
     use crate::storage::MemoryStorage;
 
-    fn utf16le(text: &str) -> Vec<u8> {
-        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
-    }
-
     fn path_of(code: &[u8; 4], data: &[u8], data_space: u32) -> Option<String> {
         let storage = MemoryStorage::new([&[0xEE; 512], data].concat());
         ParentLocator {
@@ -158,17 +142,17 @@ mod tests {
 
     #[test]
     fn windows_names_are_little_endian_with_backslashes() {
-        let relative = utf16le(".\\sub\\båse.vhd");
+        let relative = utf16::encode_le(".\\sub\\båse.vhd");
         assert_eq!(path_of(b"W2ru", &relative, 512).unwrap(), "./sub/båse.vhd");
         assert_eq!(
-            path_of(b"W2ku", &utf16le("C:\\a.vhd\0\0"), 512).unwrap(),
+            path_of(b"W2ku", &utf16::encode_le("C:\\a.vhd\0\0"), 512).unwrap(),
             "C:/a.vhd"
         );
     }
 
     #[test]
     fn room_is_in_sectors_or_bytes() {
-        let name = utf16le("a.vhd");
+        let name = utf16::encode_le("a.vhd");
         assert!(path_of(b"W2ru", &name, 1).is_some());
         assert!(path_of(b"W2ru", &name, 4096).is_some());
         assert_eq!(path_of(b"W2ru", &name, 0), None);

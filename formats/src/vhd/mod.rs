@@ -29,7 +29,6 @@
 //! Virtual PC do where it says nothing.
 
 pub mod bat;
-pub mod bitmap;
 mod checksum;
 pub mod dynamic_header;
 pub mod find;
@@ -50,7 +49,6 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use self::bat::{Bat, BlockLayout};
-use self::bitmap::{BitOrder, SectorBitmaps};
 use self::dynamic_header::DynamicHeader;
 use self::footer::{DiskType, Footer, MAX_DISK_SIZE};
 use self::locator::ParentLocator;
@@ -64,6 +62,7 @@ use crate::error::{Error, Result};
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
 use crate::reference;
+use crate::sector_bitmap::{BitOrder, SectorBitmaps};
 use crate::source::Mapping;
 use crate::storage::{SliceStorage, Storage, StorageRef};
 use crate::target::BlockTarget;
@@ -270,6 +269,10 @@ fn parent_reference(
         names,
         structure: "parent locator",
         format: Some(if raw { Format::Raw } else { Format::Vhd }),
-        identity: (!raw).then(|| ImageId::Uuid(Uuid::from_bytes(header.parent_id))),
+        identities: match raw {
+            true => Vec::new(),
+            false => vec![ImageId::Uuid(Uuid::from_bytes(header.parent_id))],
+        },
+        sector_size: None,
     })
 }

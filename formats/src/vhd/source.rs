@@ -1,8 +1,8 @@
 //! The map of dynamic and differencing disks. That of a fixed disk is that of a raw one without the footer.
 
 use super::bat::Bat;
-use super::bitmap::SectorBitmaps;
 use crate::error::Result;
+use crate::sector_bitmap::SectorBitmaps;
 use crate::source::{BlockSource, Mapping, Run};
 use crate::storage::StorageRef;
 

@@ -4,6 +4,7 @@ use super::SECTOR;
 use super::descriptor::Descriptor;
 use super::directory::{Directory, TablePlace};
 use super::extent_line::ExtentType;
+use super::extents::open_file;
 use super::header::SparseHeader;
 use super::hosted::{self, Tables};
 use super::layer::{Kind, descriptor_text};
@@ -28,9 +29,7 @@ pub fn check(storage: &StorageRef, context: &OpenContext) -> Result<Vec<Finding>
             let descriptor = Descriptor::parse(&descriptor_text(storage.as_ref())?)?;
             for line in &descriptor.extents {
                 if let (ExtentType::Sparse, Some(file)) = (line.kind, &line.file) {
-                    let extent = context
-                        .references
-                        .open(storage.path(), &file.name, "extent")?;
+                    let extent = open_file(storage, file, context)?;
                     check_extent(&extent, context, &mut findings)?;
                 }
             }

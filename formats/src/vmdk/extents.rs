@@ -1,6 +1,7 @@
 //! From the extent lines of a descriptor to pieces of a disk.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::descriptor::Descriptor;
@@ -239,14 +240,7 @@ impl Opener<'_> {
         if let Some(known) = self.files.get(&file.name) {
             return Ok(known.clone());
         }
-        let references = &self.context.references;
-        let open = |name: &std::ffi::OsStr| references.open(self.image.path(), name, STRUCTURE);
-        let storage = match (open(file.name.as_ref()), &file.raw_name) {
-            (Ok(storage), _) => storage,
-            // Unpacked by something that did not care for encodings.
-            (Err(error), Some(raw)) => open(raw).map_err(|_| error)?,
-            (Err(error), None) => return Err(error),
-        };
+        let storage = open_file(self.image, file, self.context)?;
         if storage.file_id().is_some() && storage.file_id() == self.image.file_id() {
             return Err(Error::malformed(STRUCTURE, "names the descriptor itself")
                 .found(format!("{:?}", file.name)));
@@ -254,6 +248,24 @@ impl Opener<'_> {
         self.files.insert(file.name.clone(), storage.clone());
         self.found.storages.push(storage.clone());
         Ok(storage)
+    }
+}
+
+/// Opens the file of an extent that `image` names.
+///
+/// # Errors
+/// Those of the policy and the file system.
+pub fn open_file(
+    image: &StorageRef,
+    file: &ExtentFile,
+    context: &OpenContext,
+) -> Result<StorageRef> {
+    let open = |name: &OsStr| context.references.open(image.path(), name, STRUCTURE);
+    match (open(file.name.as_ref()), &file.raw_name) {
+        (Ok(storage), _) => Ok(storage),
+        // Unpacked by something that did not care for encodings.
+        (Err(error), Some(raw)) => open(raw).map_err(|_| error),
+        (Err(error), None) => Err(error),
     }
 }
 

@@ -286,7 +286,11 @@ fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
         names: reference::candidates(&hint.replace('\\', "/")),
         structure: STRUCTURE,
         format: Some(Format::Vmdk),
-        identity: (cid != LONG_CID).then_some(ImageId::Cid(cid)),
+        identities: match cid {
+            LONG_CID => Vec::new(),
+            cid => vec![ImageId::Cid(cid)],
+        },
+        sector_size: None,
     }))
 }
 

@@ -10,6 +10,9 @@ pub const COMPRESSED: u64 = 1 << 62;
 /// Clusters in front of the data: header, L1 table, two L2 tables, refcount table, refcount block.
 const FIRST_DATA: u64 = 6;
 
+/// The name of the bitmap.
+pub const BITMAP: &str = "dirty";
+
 /// Packs a cluster.
 pub type Pack = fn(&[u8]) -> Vec<u8>;
 
@@ -25,6 +28,8 @@ pub struct Builder {
     pub backing: Option<(String, String)>,
     /// Makes what stands in compressed clusters.
     pub pack: Pack,
+    /// Whether there are two snapshots, with ids 1 and 2 and names `one` and `two`, and a bitmap called [`BITMAP`].
+    pub history: bool,
 }
 
 /// One of each kind.
@@ -53,6 +58,13 @@ pub fn kinds() -> impl Iterator<Item = (&'static str, Builder)> {
         ("zstd.qcow2", zstd),
         ("subclusters.qcow2", subclusters),
         (
+            "history.qcow2",
+            Builder {
+                history: true,
+                ..v3.clone()
+            },
+        ),
+        (
             "backing.qcow2",
             Builder {
                 backing: Some(("raw".into(), "base.raw".into())),
@@ -73,6 +85,7 @@ impl Default for Builder {
             size: 70 << 9,
             backing: None,
             pack: deflate,
+            history: false,
         }
     }
 }
@@ -147,9 +160,56 @@ impl Builder {
         image.resize(image.len().next_multiple_of(cluster as usize), 0);
         let last = image.len() as u64;
         image.extend(vec![0x22; cluster as usize]);
+        if self.history {
+            self.history(&mut image);
+        }
         self.tables(&mut image, &l2, last);
         self.header(&mut image);
         image
+    }
+
+    /// Appends the tables of snapshots and bitmaps. The first snapshot has no extra data, the second one has, and a
+    /// smaller disk. Both share the L2 tables of the present.
+    fn history(&self, image: &mut Vec<u8>) {
+        let cluster = self.cluster() as usize;
+        let append = |image: &mut Vec<u8>, words: &[u64]| {
+            let at = image.len() as u64;
+            image.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+            image.resize(image.len().next_multiple_of(cluster), 0);
+            at
+        };
+        let l1 = append(image, &[self.l2(), self.l2() + self.cluster()]);
+        let mut table = Vec::new();
+        let extra = [0, self.size / 2];
+        for (id, name, extra) in [("1", "one", &extra[..0]), ("2", "two", &extra)] {
+            table.extend(l1.to_be_bytes());
+            table.extend(2u32.to_be_bytes());
+            table.extend((id.len() as u16).to_be_bytes());
+            table.extend((name.len() as u16).to_be_bytes());
+            table.extend([0; 20]);
+            table.extend((extra.len() as u32 * 8).to_be_bytes());
+            table.extend(extra.iter().flat_map(|word| word.to_be_bytes()));
+            table.extend([id.as_bytes(), name.as_bytes()].concat());
+            table.resize(table.len().next_multiple_of(8), 0);
+        }
+        let snapshots = image.len() as u64;
+        image.extend(table);
+        image.resize(image.len().next_multiple_of(cluster), 0);
+        let bits = append(image, &[0xA5 << 56, 1]);
+        // One entry: a cluster of bits stands for 4096 sectors, which is more than the disk has.
+        let bitmap_table = append(image, &[bits]);
+        let name = u64::from_be_bytes(*b"dirty\0\0\0");
+        let kind_and_lengths = 1 << 56 | 9 << 48 | (BITMAP.len() as u64) << 32;
+        let directory = append(image, &[bitmap_table, 1 << 32, kind_and_lengths, name]);
+        patch(image, 60, &2u32.to_be_bytes());
+        patch(image, 64, &snapshots.to_be_bytes());
+        // The autoclear bit that says that bitmaps are right, and the extension.
+        patch(image, 95, &[1]);
+        patch(image, 112, &0x2385_2875u32.to_be_bytes());
+        patch(image, 116, &24u32.to_be_bytes());
+        patch(image, 120, &(1u64 << 32).to_be_bytes());
+        patch(image, 128, &32u64.to_be_bytes());
+        patch(image, 136, &directory.to_be_bytes());
     }
 
     fn tables(&self, image: &mut [u8], l2: &[(u64, u64)], last: u64) {

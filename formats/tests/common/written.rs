@@ -29,7 +29,7 @@ pub struct SparseFile {
 }
 
 impl SparseFile {
-    fn write(&mut self, bytes: &[u8], offset: u64) {
+    pub fn write(&mut self, bytes: &[u8], offset: u64) {
         self.len = self.len.max(offset + bytes.len() as u64);
         let mut rest = bytes;
         let mut at = offset;
@@ -44,7 +44,7 @@ impl SparseFile {
         }
     }
 
-    fn set_len(&mut self, len: u64) {
+    pub fn set_len(&mut self, len: u64) {
         assert!(len >= self.len, "nothing is written to be cut off again");
         self.len = len;
     }

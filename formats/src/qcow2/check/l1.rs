@@ -34,7 +34,9 @@ pub struct L2Tables {
 /// Where an L1 entry leads, if to a place in a file of `file_len` bytes.
 fn target(entry: u64, header: &Header, file_len: u64) -> Result<Option<u64>, &'static str> {
     let offset = entry & OFFSET_MASK;
-    if offset == 0 {
+    if offset == 0 && entry & COPIED != 0 {
+        Err("has a COPIED flag, but leads nowhere")
+    } else if offset == 0 {
         Ok(None)
     } else if !offset.is_multiple_of(header.cluster_size()) {
         Err("points into the middle of a cluster")

@@ -3,13 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::tally::{Kind, Tally};
+use crate::driver::OpenContext;
 use crate::error::{Error, Result};
-use crate::qcow2::bitmaps::Bitmaps;
+use crate::qcow2::bitmaps::{Bitmap, Bitmaps};
+use crate::qcow2::encryption::Encryption;
 use crate::qcow2::extensions::Extensions;
 use crate::qcow2::features::BITMAPS;
 use crate::qcow2::header::{Header, L1_MAX_BYTES};
 use crate::qcow2::snapshots::{Snapshot, Snapshots};
 use crate::storage::Storage;
+
+/// Bytes of areas standing on others that are counted: of a hostile image they could be any number.
+const MOST_OVERLAPPING: u64 = 256 << 20;
 
 /// An L1 table that is in the file, with nothing else in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +32,9 @@ pub struct L1Table {
 /// The tables that others are found through.
 #[derive(Debug, Default)]
 pub struct Layout {
-    /// Offset and length of what takes clusters by itself: header, tables, directories. All of it is in the file.
-    pub areas: Vec<(u64, u64)>,
+    /// What takes clusters by itself (header, tables, directories): offset and length, and how often it is named. All of
+    /// it is in the file.
+    pub areas: BTreeMap<(u64, u64), u64>,
     /// L1 tables, each once.
     pub l1_tables: Vec<L1Table>,
     /// Offset and number of entries of the tables of bitmaps.
@@ -37,6 +43,8 @@ pub struct Layout {
     known: HashMap<(u64, u64), usize>,
     /// First and last cluster of the areas that are followed.
     claimed: BTreeMap<u64, u64>,
+    /// Bytes of areas that stand on others.
+    overlapping: u64,
     cluster_bits: u32,
     file_len: u64,
 }
@@ -78,11 +86,16 @@ impl Layout {
         while let Some(snapshot) = table.next() {
             let at = header.snapshots_offset.saturating_add(table.bytes_read());
             match snapshot {
-                Ok(Snapshot {
-                    l1_offset,
-                    l1_entries,
-                    ..
-                }) => self.add_l1("L1 table of a snapshot", l1_offset, l1_entries, tally),
+                Ok(snapshot) => {
+                    if let Some(wrong) = wrong_in(&snapshot, header) {
+                        tally.note(Kind::Table, 1, at, || {
+                            Error::malformed("snapshot table", wrong)
+                                .found(format!("{:?}, {:?}", snapshot.id, snapshot.name))
+                        });
+                    }
+                    let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
+                    self.add_l1("L1 table of a snapshot", offset, entries, tally);
+                }
                 Err(error) => tally.note(Kind::Table, 1, at, || error),
             }
         }
@@ -104,6 +117,14 @@ impl Layout {
         if let Some((offset, len)) = extensions.encryption {
             self.claim("encryption header", offset, len, tally);
         }
+        // Without the way to the keys their clusters look like leaks.
+        let locked = OpenContext {
+            locked: true,
+            ..OpenContext::default()
+        };
+        if let Err(error) = Encryption::read(storage, header, extensions, &locked) {
+            tally.note(Kind::Table, 1, error.offset().unwrap_or(32), || error);
+        }
         // Bitmaps that do not fit to the data any more are nobody's: QEMU takes their clusters for leaks, too.
         let directory = match extensions.bitmaps {
             Some(directory) if header.autoclear & BITMAPS != 0 => directory,
@@ -111,22 +132,31 @@ impl Layout {
         };
         let found = Bitmaps::new(storage, directory, header.cluster_size()).and_then(|bitmaps| {
             self.claim("bitmap directory", directory.offset, directory.bytes, tally);
-            bitmaps
-                .map(|bitmap| bitmap.map(|b| (b.table_offset, u64::from(b.table_entries))))
-                .collect::<Result<Vec<_>>>()
+            bitmaps.collect::<Result<Vec<_>>>()
         });
         match found {
-            Ok(tables) => {
-                for (offset, entries) in tables {
-                    if entries > 0 && self.claim("bitmap table", offset, entries * 8, tally) {
-                        self.bitmap_tables.push((offset, entries));
-                    }
+            Ok(bitmaps) => {
+                for bitmap in bitmaps {
+                    self.add_bitmap(header, &bitmap, tally);
                 }
             }
             Err(error) => {
                 let at = error.offset().unwrap_or(directory.offset);
                 tally.note(Kind::Table, 1, at, || error);
             }
+        }
+    }
+
+    fn add_bitmap(&mut self, header: &Header, bitmap: &Bitmap, tally: &mut Tally) {
+        let (offset, entries) = (bitmap.table_offset, u64::from(bitmap.table_entries));
+        if !bitmap.covers(header.size, header.cluster_size()) {
+            tally.note(Kind::Table, 1, offset, || {
+                Error::malformed("bitmap table", "is too short for the disk")
+                    .found(format!("{entries} entries"))
+            });
+        }
+        if self.claim("bitmap table", offset, entries * 8, tally) {
+            self.bitmap_tables.push((offset, entries));
         }
     }
 
@@ -138,7 +168,7 @@ impl Layout {
         let known = self.known.get(&(offset, entries));
         if let Some(same) = known.and_then(|index| self.l1_tables.get_mut(*index)) {
             same.uses += 1;
-            self.areas.push((offset, entries * 8));
+            self.add_area(offset, entries * 8);
             return;
         }
         if entries > L1_MAX_BYTES / 8 || !offset.is_multiple_of(1 << self.cluster_bits) {
@@ -172,16 +202,44 @@ impl Layout {
         if len == 0 {
             return true;
         }
-        self.areas.push((offset, len));
         let (first, last) = (offset >> self.cluster_bits, (end - 1) >> self.cluster_bits);
         let before = self.claimed.range(..=last).next_back();
         if before.is_some_and(|(_, known_last)| *known_last >= first) {
             tally.note(Kind::Table, 1, offset, || {
                 Error::malformed(name, "stands on another table: it is not followed")
             });
+            // The image is damaged beyond repair; what each cluster is used for need not be known to the last one.
+            self.overlapping = self.overlapping.saturating_add(len);
+            if self.overlapping <= MOST_OVERLAPPING {
+                self.add_area(offset, len);
+            }
             return false;
         }
+        self.add_area(offset, len);
         self.claimed.insert(first, last);
         true
+    }
+
+    fn add_area(&mut self, offset: u64, len: u64) {
+        *self.areas.entry((offset, len)).or_default() += 1;
+    }
+}
+
+/// What makes an entry of the snapshot table one that cannot be meant so: a length that is off by a bit reads other
+/// entries as names, and what they stand for would look like leaks.
+fn wrong_in(snapshot: &Snapshot, header: &Header) -> Option<&'static str> {
+    let of_snapshot = Header {
+        size: snapshot.disk_size.unwrap_or(header.size),
+        ..header.clone()
+    };
+    let has_nul = |text: &str| text.contains('\0');
+    if header.version > 2 && snapshot.disk_size.is_none() {
+        Some("an entry does not say the size of its disk")
+    } else if u64::from(snapshot.l1_entries) < of_snapshot.l1_entries_needed() {
+        Some("the L1 table of an entry is too short for its disk")
+    } else if has_nul(&snapshot.id) || has_nul(&snapshot.name) {
+        Some("an id or a name has zeros in it")
+    } else {
+        None
     }
 }

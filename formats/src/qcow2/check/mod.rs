@@ -45,7 +45,7 @@ use super::bitmaps::BitmapPart;
 use super::features::{self, DIRTY};
 use super::header::{FULL_LENGTH, Header};
 use super::l2::L2Format;
-use crate::driver::{CheckReport, Repaired};
+use crate::driver::{CheckReport, Finding, Repaired};
 use crate::error::{Error, Result};
 use crate::in_place::InPlace;
 use crate::storage::StorageRef;
@@ -81,6 +81,8 @@ struct Audit<'a> {
     tally: Tally,
     mapped: Mapped,
     last: Option<u64>,
+    /// Entries of the active L1 table that lead where another one leads.
+    shared: u64,
     /// The L2 tables from this offset on, as far as they are known.
     l2_tables: Option<(u64, L2Tables)>,
 }
@@ -107,6 +109,7 @@ impl<'a> Audit<'a> {
             tally,
             mapped: Mapped::default(),
             last: None,
+            shared: 0,
             l2_tables: None,
         })
     }
@@ -117,6 +120,7 @@ impl<'a> Audit<'a> {
         self.tally = Tally::default();
         self.mapped = Mapped::default();
         self.last = None;
+        self.shared = 0;
     }
 
     /// Counts and compares, window by window; lowers refcounts that are too high if there is a place to.
@@ -155,9 +159,10 @@ impl<'a> Audit<'a> {
     /// Counts what holds tables. They come first, so that data in their places is noticed.
     fn count_tables(&mut self, is_first: bool) -> Result<()> {
         let bits = self.header.cluster_bits;
-        for (offset, len) in &self.layout.areas {
+        for ((offset, len), uses) in &self.layout.areas {
             let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
-            self.counts.add(first, last - first + 1, 1, Use::Metadata);
+            self.counts
+                .add(first, last - first + 1, *uses, Use::Metadata);
         }
         for block in self.stored.blocks() {
             if let Block::At(offset) = block {
@@ -209,6 +214,9 @@ impl<'a> Audit<'a> {
         let size = self.header.cluster_size();
         let mut mapped = Mapped::default();
         self.each_l2(|audit, table| {
+            if is_first {
+                audit.shared += u64::from(table.active.saturating_sub(1));
+            }
             if let Some(bytes) = chunks.read(table.offset, size)? {
                 Entries {
                     format: audit.format,
@@ -260,8 +268,17 @@ impl<'a> Audit<'a> {
         let is_map_sound = !self.format.external_data
             && self.mapped.cut == 0
             && misleading.iter().all(|kind| self.tally.count(*kind) == 0);
+        let shared = self.shared;
+        let (size, file_len) = (self.header.size, self.storage.len());
         let mut report = self.tally.report(&**self.storage, cluster_size, is_dirty);
         let end = self.last.map_or(0, |last| (last + 1) * cluster_size);
+        if shared > 0 {
+            report.findings.push(Finding::oddity(format!(
+                "{}: {shared} L1 entries lead where others lead, so that one content comes again and again, on a disk of \
+                 {size} bytes in a file of {file_len}: no program writes such images; --max-size bounds what is made of them",
+                self.storage.path().display()
+            )));
+        }
         report.is_map_sound = is_map_sound;
         report.counts.extend([
             ("clusters", self.header.size.div_ceil(cluster_size)),

@@ -11,7 +11,7 @@ use super::tally::Kind;
 use crate::driver::Repaired;
 use crate::error::{Error, Result};
 use crate::in_place::InPlace;
-use crate::qcow2::features::CORRUPT;
+use crate::qcow2::features::{BITMAPS, CORRUPT, RAW_EXTERNAL};
 use crate::qcow2::l1::{COPIED, OFFSET_MASK};
 use crate::qcow2::l2::COMPRESSED;
 
@@ -28,6 +28,11 @@ pub fn repair(mut audit: Audit<'_>, out: &dyn InPlace) -> Result<Repaired> {
     }
     if audit.header.has(CORRUPT) {
         return refused("the image is marked as corrupt: nothing was written");
+    }
+    if audit.header.autoclear & !(BITMAPS | RAW_EXTERNAL) != 0 {
+        return refused(
+            "the image has features that are not known here, and clusters that may belong to them: nothing was written",
+        );
     }
     let leaks = audit.tally.count(Kind::Leak);
     audit.storage.check_unchanged()?;

@@ -23,8 +23,8 @@ fn clear_bit_in_a_differencing_block_is_absent() {
     let parent = layer.parent.unwrap();
     assert_eq!(parent.names, ["base.vhd"]);
     assert_eq!(
-        parent.identity,
-        Some(ImageId::Uuid(Uuid::from_bytes([9; 16])))
+        parent.identities,
+        vec![ImageId::Uuid(Uuid::from_bytes([9; 16]))]
     );
     assert_eq!(parent.format, Some(Format::Vhd));
 }
@@ -85,7 +85,10 @@ fn a_parent_without_an_id_is_raw() {
     let layer = layer(&bytes).unwrap();
     assert_eq!(layer.info.warnings.len(), 1);
     let parent = layer.parent.unwrap();
-    assert_eq!((parent.format, parent.identity), (Some(Format::Raw), None));
+    assert_eq!(
+        (parent.format, parent.identities),
+        (Some(Format::Raw), vec![])
+    );
 }
 
 #[test]

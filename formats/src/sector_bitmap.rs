@@ -1,4 +1,4 @@
-//! Sector bitmaps: a bit for every sector of a block, set when the sector's bytes are in this file.
+//! Sector bitmaps of VHD and VHDX: a bit for every sector of a block, set when the sector's bytes are in this file.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,9 +14,9 @@ const KEPT: u64 = 64;
 /// In which order a byte holds its eight bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitOrder {
-    /// The first sector is the most significant bit: everybody.
+    /// The first sector is the most significant bit: VHD.
     HighestFirst,
-    /// The first sector is the least significant bit: version 0.1 of XenServer's `tap`.
+    /// The first sector is the least significant bit: VHDX, and version 0.1 of XenServer's `tap`.
     LowestFirst,
 }
 

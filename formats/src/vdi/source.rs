@@ -1,0 +1,77 @@
+//! The map of an image of any type.
+
+use super::block_map::BlockMap;
+use super::header::ImageType;
+use crate::codec::Codec;
+use crate::error::Result;
+use crate::joined::{Joined, Place};
+use crate::source::{BlockSource, Mapping, Run};
+use crate::storage::StorageRef;
+
+/// Slices of the block map that one call of `map` looks into at most, so that none takes long.
+const SLICES_PER_RUN: usize = 64;
+
+/// A disk in blocks, each with a place in the file or without.
+pub struct VdiSource {
+    storage: StorageRef,
+    map: BlockMap,
+    unwritten: Place,
+}
+
+impl VdiSource {
+    /// The disk whose blocks stand in `storage` where `map` says. What was never written is absent when the image has
+    /// a parent, and zeros when it has none.
+    pub fn new(storage: StorageRef, map: BlockMap) -> VdiSource {
+        let unwritten = match map.header().image_type.has_parent() {
+            true => Place::Absent,
+            false => Place::Zero,
+        };
+        VdiSource {
+            storage,
+            map,
+            unwritten,
+        }
+    }
+
+    /// The first part of `run` that is all data or all hole: a fixed image has a place also for what nobody wrote.
+    fn without_holes(&self, run: Run) -> Result<Run> {
+        let Mapping::Stored { offset, .. } = run.mapping else {
+            return Ok(run);
+        };
+        let (len, is_data) = self.storage.extent(offset, run.len)?;
+        Ok(match is_data {
+            true => Run::new(len, run.mapping),
+            false => Run::new(len, Mapping::Zero),
+        })
+    }
+}
+
+impl BlockSource for VdiSource {
+    fn size(&self) -> u64 {
+        self.map.header().disk_size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.map.header().block_size.into()
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        let limit = limit.min(self.size().saturating_sub(offset));
+        let mut run = Joined::new(offset, limit);
+        let mut slices = 0;
+        while run.is_open() && slices < SLICES_PER_RUN {
+            match self.map.extend(&mut run, self.unwritten) {
+                Ok(()) => slices += 1,
+                Err(e) if run.is_empty() => return Err(e.in_file(self.storage.path())),
+                // Said when the caller gets there.
+                Err(_) => break,
+            }
+        }
+        // No block is ever compressed: codec and unit mean nothing.
+        let run = run.into_run(&self.storage, &self.storage, Codec::Zlib, 0);
+        match self.map.header().image_type {
+            ImageType::Static => self.without_holes(run),
+            _ => Ok(run),
+        }
+    }
+}

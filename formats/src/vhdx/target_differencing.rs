@@ -1,0 +1,246 @@
+//! Writing differencing disks: blocks that hold something else than the parent's, and for each chunk that has blocks
+//! which do so in part a bitmap of their sectors.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::bat::{BITMAP_BLOCK, BatEntry, BlockState};
+use super::bat_writer::BatWriter;
+use super::new_image::{BAT_AT, NewImage};
+use super::target::check_on_disk;
+use crate::error::{Error, Result};
+use crate::storage::WritableStorage;
+use crate::target::{BlockTarget, Identity, Placement, Summary, TableWrite};
+
+/// Unit in which child and parent are compared: a page, so that what is stored is whole pages of the file.
+const PAGE: u64 = 4096;
+
+/// The layout of a differencing disk.
+pub struct DifferencingTarget {
+    image: NewImage,
+    bat: BatWriter,
+    block: Option<OpenBlock>,
+    chunk: Option<OpenChunk>,
+    /// Sector bitmaps that are complete.
+    bitmaps: Vec<TableWrite>,
+    /// Free from this byte offset on.
+    next: u64,
+}
+
+/// The block that the guest offset is in.
+struct OpenBlock {
+    number: u64,
+    /// Byte offset of its data, once something is stored in it.
+    data: Option<u64>,
+    /// A bit for every sector that is not the parent's.
+    sectors: Vec<u8>,
+    /// How many those are.
+    count: u64,
+}
+
+/// The chunk that the guest offset is in.
+struct OpenChunk {
+    number: u64,
+    bitmap: Vec<u8>,
+    is_needed: bool,
+}
+
+impl OpenBlock {
+    /// Notes that sectors `range` are not the parent's.
+    fn define(&mut self, range: Range<u64>) {
+        let mut sector = range.start;
+        while sector < range.end {
+            let whole = sector.is_multiple_of(8) && range.end - sector >= 8;
+            let (bits, len) = if whole {
+                (0xFF, 8)
+            } else {
+                (1 << (sector % 8), 1)
+            };
+            if let Some(byte) = self.sectors.get_mut((sector / 8) as usize) {
+                *byte |= bits;
+            }
+            sector += len;
+        }
+        self.count += range.end.saturating_sub(range.start);
+    }
+}
+
+impl DifferencingTarget {
+    /// A disk as `image` says.
+    pub fn new(image: NewImage) -> DifferencingTarget {
+        DifferencingTarget {
+            // Not present: the parent's.
+            bat: BatWriter::new(image.layout, BAT_AT, BatEntry(0)),
+            block: None,
+            chunk: None,
+            bitmaps: Vec::new(),
+            next: image.data_at(),
+            image,
+        }
+    }
+
+    fn allocate(&mut self, len: u64) -> u64 {
+        let offset = self.next;
+        self.next += len;
+        offset
+    }
+
+    /// Block `number`, with what was noted of it.
+    fn open(&mut self, number: u64) -> Result<OpenBlock> {
+        match self.block.take() {
+            Some(block) if block.number == number => return Ok(block),
+            other => self.block = other,
+        }
+        self.close_block()?;
+        let chunk = number / self.image.layout.chunk_ratio();
+        if self.chunk.as_ref().is_none_or(|open| open.number != chunk) {
+            self.close_chunk()?;
+            self.chunk = Some(OpenChunk {
+                number: chunk,
+                bitmap: Vec::new(),
+                is_needed: false,
+            });
+        }
+        Ok(OpenBlock {
+            number,
+            data: None,
+            sectors: vec![0; self.image.layout.bitmap_len() as usize],
+            count: 0,
+        })
+    }
+
+    fn close_block(&mut self) -> Result<()> {
+        let Some(block) = self.block.take() else {
+            return Ok(());
+        };
+        let layout = self.image.layout;
+        let visible = layout.visible(block.number).div_ceil(layout.sector_size);
+        let entry = match block.data {
+            None if block.count == visible => BatEntry::ZERO,
+            Some(data) if block.count == visible => BatEntry::fully_present(data),
+            // Zeros over a part of the parent's block: the block is there, and nothing was written to it.
+            data => {
+                let data = data.unwrap_or_else(|| self.allocate(layout.block_size));
+                BatEntry::partially_present(data)
+            }
+        };
+        if let Some(state) = entry.state().filter(|state| state.is_stored()) {
+            self.note_sectors(&block, state == BlockState::PartiallyPresent);
+        }
+        self.bat.set(layout.block_index(block.number), entry)
+    }
+
+    /// Copies the bits of `block` to the bitmap of its chunk, which is written if any block needs it.
+    fn note_sectors(&mut self, block: &OpenBlock, is_needed: bool) {
+        let at = self.image.layout.bits_at(block.number) as usize;
+        if let Some(chunk) = &mut self.chunk {
+            chunk.is_needed |= is_needed;
+            chunk.bitmap.resize(BITMAP_BLOCK as usize, 0);
+            if let Some(bits) = chunk.bitmap.get_mut(at..at + block.sectors.len()) {
+                bits.copy_from_slice(&block.sectors);
+            }
+        }
+    }
+
+    fn close_chunk(&mut self) -> Result<()> {
+        let Some(chunk) = self.chunk.take().filter(|chunk| chunk.is_needed) else {
+            return Ok(());
+        };
+        let offset = self.allocate(BITMAP_BLOCK);
+        let index = self.image.layout.bitmap_index(chunk.number);
+        self.bat.set(index, BatEntry::bitmap(offset))?;
+        self.bitmaps.push(TableWrite {
+            offset,
+            bytes: Cow::Owned(chunk.bitmap),
+        });
+        Ok(())
+    }
+
+    /// The sectors of a block from its byte `within` on that `len` bytes take.
+    fn sectors(&self, within: u64, len: u64) -> Result<Range<u64>> {
+        let size = self.image.layout.sector_size;
+        if !within.is_multiple_of(size) {
+            return Err(
+                Error::malformed("VHDX", "a part of a sector cannot be stored alone").found(within),
+            );
+        }
+        Ok(within / size..(within + len).div_ceil(size))
+    }
+}
+
+impl BlockTarget for DifferencingTarget {
+    fn size(&self) -> u64 {
+        self.image.layout.disk_size
+    }
+
+    fn block_size(&self) -> u64 {
+        PAGE
+    }
+
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
+    fn head(&self, identity: &Identity) -> Result<Option<Vec<u8>>> {
+        Ok(Some(self.image.head(identity)))
+    }
+
+    fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {
+        check_on_disk(&self.image, guest_offset, len)?;
+        let block_size = self.image.layout.block_size;
+        let within = guest_offset % block_size;
+        let len = len.min(block_size - within);
+        let sectors = self.sectors(within, len)?;
+        let mut block = self.open(guest_offset / block_size)?;
+        let data = match block.data {
+            Some(data) => data,
+            None => self.allocate(block_size),
+        };
+        block.data = Some(data);
+        block.define(sectors);
+        self.block = Some(block);
+        Ok(Placement {
+            offset: data + within,
+            len,
+        })
+    }
+
+    fn zero(&mut self, guest_offset: u64, len: u64) -> Result<Option<Range<u64>>> {
+        check_on_disk(&self.image, guest_offset, len)?;
+        let block_size = self.image.layout.block_size;
+        let (mut at, end) = (guest_offset, guest_offset + len);
+        while at < end {
+            let within = at % block_size;
+            let len = (end - at).min(block_size - within);
+            let sectors = self.sectors(within, len)?;
+            let mut block = self.open(at / block_size)?;
+            block.define(sectors);
+            self.block = Some(block);
+            at += len;
+        }
+        Ok(None)
+    }
+
+    fn take_tables(&mut self) -> Vec<TableWrite> {
+        let mut tables = self.bat.take();
+        tables.append(&mut self.bitmaps);
+        tables
+    }
+
+    fn finish(
+        mut self: Box<Self>,
+        identity: &Identity,
+        out: &dyn WritableStorage,
+    ) -> Result<Summary> {
+        self.close_block()?;
+        self.close_chunk()?;
+        for bitmap in &self.bitmaps {
+            out.write_at(&bitmap.bytes, bitmap.offset)?;
+        }
+        self.bat.finish(out)?;
+        self.image.finish(identity, self.next, out)?;
+        Ok(Summary {
+            file_size: self.next,
+        })
+    }
+}
