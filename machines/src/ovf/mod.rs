@@ -27,6 +27,8 @@ mod system;
 
 use formats::Result;
 
+pub(crate) use hardware::mac;
+
 use crate::package::Package;
 use crate::text::decode_xml;
 use crate::xml::Document;
