@@ -101,8 +101,11 @@ impl Certificate {
         let key = PublicKey::of(self.first()?)?;
         let digest = self.algorithm.digest(manifest);
         if !key.verifies(self.algorithm, &digest, &self.signature) {
-            return Err(Error::malformed(WHAT, "the manifest is not what was signed")
-                .hint("the package was changed after it was signed, or the certificate is another's"));
+            return Err(
+                Error::malformed(WHAT, "the manifest is not what was signed").hint(
+                    "the package was changed after it was signed, or the certificate is another's",
+                ),
+            );
         }
         self.signer()
     }
@@ -180,10 +183,11 @@ impl PublicKey {
         if let Ok(key) = p384::ecdsa::VerifyingKey::from_public_key_der(&der) {
             return Ok(PublicKey::P384(key));
         }
-        Err(
-            Error::unsupported(WHAT, "a key that is neither RSA nor ECDSA on P-256 or P-384")
-                .found(info.algorithm.oid.to_string()),
+        Err(Error::unsupported(
+            WHAT,
+            "a key that is neither RSA nor ECDSA on P-256 or P-384",
         )
+        .found(info.algorithm.oid.to_string()))
     }
 
     fn describe(&self) -> String {
@@ -275,10 +279,11 @@ impl PrivateKey {
         if let Ok(key) = p384::ecdsa::SigningKey::from_pkcs8_pem(pem) {
             return Ok(PrivateKey::P384(key));
         }
-        Err(
-            Error::malformed("key", "not a key in PEM: RSA, or ECDSA on P-256 or P-384 in PKCS #8")
-                .hint("openssl pkcs8 -topk8 -nocrypt -in key.pem makes one of other forms"),
+        Err(Error::malformed(
+            "key",
+            "not a key in PEM: RSA, or ECDSA on P-256 or P-384 in PKCS #8",
         )
+        .hint("openssl pkcs8 -topk8 -nocrypt -in key.pem makes one of other forms"))
     }
 
     fn sign(&self, algorithm: Algorithm, digest: &[u8]) -> Result<Vec<u8>> {
@@ -288,13 +293,15 @@ impl PrivateKey {
                 .sign(padding(algorithm), digest)
                 .map_err(|e| failed(e.to_string())),
             PrivateKey::P256(key) => {
-                let signature: p256::ecdsa::DerSignature =
-                    key.sign_prehash(digest).map_err(|e| failed(e.to_string()))?;
+                let signature: p256::ecdsa::DerSignature = key
+                    .sign_prehash(digest)
+                    .map_err(|e| failed(e.to_string()))?;
                 Ok(signature.as_bytes().to_vec())
             }
             PrivateKey::P384(key) => {
-                let signature: p384::ecdsa::DerSignature =
-                    key.sign_prehash(digest).map_err(|e| failed(e.to_string()))?;
+                let signature: p384::ecdsa::DerSignature = key
+                    .sign_prehash(digest)
+                    .map_err(|e| failed(e.to_string()))?;
                 Ok(signature.as_bytes().to_vec())
             }
         }

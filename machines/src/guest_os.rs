@@ -276,7 +276,10 @@ mod tests {
         assert_eq!(named("debian12_64Guest").cim_or_other(), 96);
         assert_eq!(named("nobodysGuest").cim_or_other(), 1);
         assert_eq!(GuestOs::default().cim_or_other(), 102);
-        assert_eq!(named("windows2022srvNext_64Guest").family(), Family::Windows);
+        assert_eq!(
+            named("windows2022srvNext_64Guest").family(),
+            Family::Windows
+        );
         assert_eq!(named("rhel9_64Guest").family(), Family::Linux);
         let numbered = GuestOs {
             cim: Some(116),

@@ -185,7 +185,8 @@ impl Manifest {
             .find(|e| e.name == entry.name && e.algorithm == entry.algorithm);
         match before {
             Some(before) if before.digest != entry.digest => {
-                Err(in_line(line, "another digest for the same file").found(format!("{:?}", entry.name)))
+                Err(in_line(line, "another digest for the same file")
+                    .found(format!("{:?}", entry.name)))
             }
             Some(_) => Ok(()),
             None => {
@@ -239,7 +240,8 @@ pub(crate) fn parse_any(text: &str, line: usize) -> Result<(String, String, Vec<
     if name.is_empty() {
         return Err(wrong());
     }
-    let digest = unhex(digest.trim()).ok_or_else(|| in_line(line, "a digest that is not in hex"))?;
+    let digest =
+        unhex(digest.trim()).ok_or_else(|| in_line(line, "a digest that is not in hex"))?;
     Ok((algorithm.trim().to_owned(), name.to_owned(), digest))
 }
 

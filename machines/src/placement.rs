@@ -36,8 +36,15 @@ pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
     for (index, (disk, said)) in machine.disks.iter().zip(said).enumerate() {
         let place = said.unwrap_or_else(|| {
             let bus = disk.controller.map_or(preferred, |c| c.bus);
-            let bus = if is_placed_by_unit(bus) { bus } else { preferred };
-            let first = disk.controller.filter(|c| c.bus == bus).map_or(0, |c| c.number);
+            let bus = if is_placed_by_unit(bus) {
+                bus
+            } else {
+                preferred
+            };
+            let first = disk
+                .controller
+                .filter(|c| c.bus == bus)
+                .map_or(0, |c| c.number);
             let place = free(bus, first, &mut used);
             if disk.controller.is_some() && disk.unit.is_some() {
                 plan.notes.push(format!(
@@ -56,7 +63,11 @@ pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
         let said = said.filter(|place| is_possible(*place) && used.insert(*place));
         let place = said.unwrap_or_else(|| {
             let bus = drive.controller.map_or(Bus::Ide, |c| c.bus);
-            let bus = if is_placed_by_unit(bus) { bus } else { Bus::Ide };
+            let bus = if is_placed_by_unit(bus) {
+                bus
+            } else {
+                Bus::Ide
+            };
             free(bus, u32::from(bus == Bus::Ide), &mut used)
         });
         plan.cd_drives.push(place);
@@ -72,7 +83,11 @@ fn is_placed_by_unit(bus: Bus) -> bool {
 
 /// Whether there can be a disk at this place. Unit 7 of a SCSI controller is the controller.
 fn is_possible((id, unit): (ControllerId, u32)) -> bool {
-    let units = if id.bus == Bus::Scsi { 64 } else { id.bus.units() };
+    let units = if id.bus == Bus::Scsi {
+        64
+    } else {
+        id.bus.units()
+    };
     is_placed_by_unit(id.bus) && unit < units && !(id.bus == Bus::Scsi && unit == 7)
 }
 
@@ -137,7 +152,10 @@ mod tests {
             cd_drives: vec![CdDrive::default()],
             ..Machine::default()
         };
-        assert_eq!(places(&machine, Bus::Scsi), ["ide0:1", "scsi2:3", "scsi0:0", "ide1:0"]);
+        assert_eq!(
+            places(&machine, Bus::Scsi),
+            ["ide0:1", "scsi2:3", "scsi0:0", "ide1:0"]
+        );
     }
 
     #[test]

@@ -46,7 +46,14 @@ fn another_manifest_is_not_what_was_signed() {
 
 #[test]
 fn rsa_signatures_are_the_bytes_that_openssl_writes() {
-    let text = sign(&manifest(), "web.mf", Algorithm::Sha256, RSA_KEY, pem(RSA_CERT)).unwrap();
+    let text = sign(
+        &manifest(),
+        "web.mf",
+        Algorithm::Sha256,
+        RSA_KEY,
+        pem(RSA_CERT),
+    )
+    .unwrap();
     assert_eq!(text, RSA_CERT);
 }
 
@@ -64,10 +71,24 @@ fn what_is_signed_verifies_with_every_digest() {
 
 #[test]
 fn a_key_of_another_certificate_is_refused() {
-    let error = sign(&manifest(), "a.mf", Algorithm::Sha256, RSA_KEY, pem(EC_CERT)).unwrap_err();
+    let error = sign(
+        &manifest(),
+        "a.mf",
+        Algorithm::Sha256,
+        RSA_KEY,
+        pem(EC_CERT),
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
-    let error = sign(&manifest(), "a.mf", Algorithm::Sha256, encrypted, pem(EC_CERT)).unwrap_err();
+    let error = sign(
+        &manifest(),
+        "a.mf",
+        Algorithm::Sha256,
+        encrypted,
+        pem(EC_CERT),
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 

@@ -30,7 +30,7 @@ use formats::Result;
 pub(crate) use hardware::mac;
 
 use crate::package::Package;
-use crate::text::decode_xml;
+use crate::text::{decode_xml, shown};
 use crate::xml::Document;
 
 /// What a descriptor is called in errors.
@@ -45,10 +45,7 @@ pub fn read(bytes: &[u8]) -> Result<Package> {
     let document = Document::parse(decode_xml(bytes, WHAT)?, WHAT)?;
     let mut package = envelope::read(document.root())?;
     for prefix in document.undeclared_prefixes() {
-        let told = format!(
-            "the prefix \"{}\" is declared nowhere",
-            prefix.escape_debug()
-        );
+        let told = format!("the prefix \"{}\" is declared nowhere", shown(prefix));
         package.violations.push(told);
     }
     Ok(package)

@@ -21,7 +21,11 @@ const MAX_UNITS: u32 = 64;
 const MAX_DEVICES: u32 = 32;
 
 /// Reads all devices that are present.
-pub(super) fn read(dictionary: &Dictionary, machine: &mut Machine, taken: &mut Taken) -> Result<()> {
+pub(super) fn read(
+    dictionary: &Dictionary,
+    machine: &mut Machine,
+    taken: &mut Taken,
+) -> Result<()> {
     for bus in [Bus::Ide, Bus::Scsi, Bus::Sata, Bus::Nvme] {
         for number in 0..MAX_CONTROLLERS {
             controller(dictionary, ControllerId::new(bus, number), machine, taken)?;
@@ -100,9 +104,7 @@ fn drive(
         machine.cd_drives.push(CdDrive {
             controller: Some(id),
             unit: Some(unit),
-            medium: file
-                .filter(|_| kind == "cdrom-image")
-                .map(|f| reference(f)),
+            medium: file.filter(|_| kind == "cdrom-image").map(|f| reference(f)),
             backing: Some(kind),
             connected: dictionary.flag(&connected_key),
             settings: settings(dictionary, &format!("{name}."), taken),
@@ -110,16 +112,22 @@ fn drive(
         return Ok(());
     }
     if kind.contains("passthru") || kind.contains("rawdisk") {
-        machine.note(format!("{name} is a device of the host ({kind}) and is left out"));
+        machine.note(format!(
+            "{name} is a device of the host ({kind}) and is left out"
+        ));
         return Ok(());
     }
     let Some(file) = file else {
         return Err(Error::malformed(name, "a disk without a file")
             .expected(format!("{id}:{unit}.fileName = \"…\"")));
     };
-    let mode = dictionary.filled(&format!("{name}.mode")).unwrap_or_default();
+    let mode = dictionary
+        .filled(&format!("{name}.mode"))
+        .unwrap_or_default();
     if mode.to_ascii_lowercase().contains("nonpersistent") {
-        machine.note(format!("{name} forgets what is written to it when the machine stops: that is not carried over"));
+        machine.note(format!(
+            "{name} forgets what is written to it when the machine stops: that is not carried over"
+        ));
     }
     machine.disks.push(Disk {
         controller: Some(id),
@@ -142,7 +150,12 @@ fn reference(file: &str) -> FileReference {
     }
 }
 
-fn nic(dictionary: &Dictionary, name: &str, machine: &mut Machine, taken: &mut Taken) -> Result<()> {
+fn nic(
+    dictionary: &Dictionary,
+    name: &str,
+    machine: &mut Machine,
+    taken: &mut Taken,
+) -> Result<()> {
     let key = |what: &str| format!("{name}.{what}");
     if !dictionary.is_true(&key("present")) {
         return Ok(());
@@ -198,7 +211,9 @@ fn port(dictionary: &Dictionary, number: u32, machine: &mut Machine, taken: &mut
         let kind = take(format!("floppy{number}.fileType"));
         let file = take(format!("floppy{number}.fileName"));
         machine.floppies.push(Floppy {
-            medium: file.filter(|_| kind.as_deref() == Some("file")).map(|f| reference(&f)),
+            medium: file
+                .filter(|_| kind.as_deref() == Some("file"))
+                .map(|f| reference(&f)),
             backing: kind,
             connected: dictionary.flag(&format!("floppy{number}.startConnected")),
         });

@@ -32,7 +32,9 @@ impl Dictionary {
         let mut found = Dictionary::default();
         for (number, line) in text.lines().enumerate() {
             if number >= MAX_LINES {
-                return Err(Error::limit(WHAT, "too many lines").expected(format!("at most {MAX_LINES}")));
+                return Err(
+                    Error::limit(WHAT, "too many lines").expected(format!("at most {MAX_LINES}"))
+                );
             }
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -44,9 +46,8 @@ impl Dictionary {
     }
 
     fn line(&mut self, line: &str, number: usize) -> Result<()> {
-        let wrong = |message: &'static str| {
-            Error::malformed(format!("{WHAT} in line {number}"), message)
-        };
+        let wrong =
+            |message: &'static str| Error::malformed(format!("{WHAT} in line {number}"), message);
         let (key, value) = line
             .split_once('=')
             .ok_or_else(|| wrong("not a line of a VMX").expected("key = \"value\""))?;
@@ -58,8 +59,10 @@ impl Dictionary {
         let value = unquoted(value.trim()).ok_or_else(|| wrong("a value that does not end"))?;
         let value = unescaped(value);
         match self.get(key) {
-            Some(before) if before != value => Err(wrong("a key that has another value already")
-                .found(format!("{key} = {value:?}"))),
+            Some(before) if before != value => {
+                Err(wrong("a key that has another value already")
+                    .found(format!("{key} = {value:?}")))
+            }
             Some(_) => Ok(()),
             None => {
                 self.set(key, value);

@@ -8,7 +8,7 @@ use super::{Dictionary, WHAT, devices};
 use crate::guest_os::vmware_of_vmx;
 use crate::machine::{Allocation, Firmware, GuestOs, Machine, Setting, SettingFamily};
 use crate::package::{Network, Package};
-use crate::text::{clean_name, uuid};
+use crate::text::{clean_name, shown, uuid};
 use crate::units::number;
 
 /// Keys that say how the file is written, or what a machine that runs on one host left there.
@@ -53,10 +53,16 @@ impl Taken {
 /// machines, `Limit` above 16 MiB.
 pub fn read(bytes: &[u8]) -> Result<Package> {
     let dictionary = Dictionary::parse(bytes)?;
-    let is_vmx = ["config.version", "virtualHW.version", "displayName", "guestOS"]
-        .iter()
-        .any(|key| dictionary.get(key).is_some());
-    if dictionary.get("encryption.keySafe").is_some() || dictionary.get("encryption.data").is_some() {
+    let is_vmx = [
+        "config.version",
+        "virtualHW.version",
+        "displayName",
+        "guestOS",
+    ]
+    .iter()
+    .any(|key| dictionary.get(key).is_some());
+    if dictionary.get("encryption.keySafe").is_some() || dictionary.get("encryption.data").is_some()
+    {
         return Err(Error::unsupported(WHAT, "the machine is encrypted")
             .hint("decrypt it in the product that made it"));
     }
@@ -72,7 +78,11 @@ pub fn read(bytes: &[u8]) -> Result<Package> {
 }
 
 fn package(machine: Machine) -> Package {
-    let names: BTreeSet<&String> = machine.nics.iter().filter_map(|n| n.network.as_ref()).collect();
+    let names: BTreeSet<&String> = machine
+        .nics
+        .iter()
+        .filter_map(|n| n.network.as_ref())
+        .collect();
     let networks = names
         .into_iter()
         .map(|name| Network {
@@ -148,7 +158,10 @@ fn allocation(
     taken: &mut Taken,
 ) -> Allocation {
     let mut value = |key: &str, unit: u64| {
-        let value: u64 = taken.take(dictionary, &format!("{family}.{key}"))?.parse().ok()?;
+        let value: u64 = taken
+            .take(dictionary, &format!("{family}.{key}"))?
+            .parse()
+            .ok()?;
         value.checked_mul(unit).filter(|v| *v > 0)
     };
     Allocation {
@@ -163,8 +176,10 @@ fn rest(dictionary: &Dictionary, machine: &mut Machine, taken: &Taken) {
     if let Some(file) = dictionary.filled("nvram")
         && machine.firmware == Some(Firmware::Efi)
     {
-        let file = file.escape_debug();
-        machine.note(format!("the firmware's variables in \"{file}\" are left out"));
+        let file = shown(file);
+        machine.note(format!(
+            "the firmware's variables in \"{file}\" are left out"
+        ));
     }
     for (key, value) in dictionary.iter() {
         let lower = key.to_ascii_lowercase();

@@ -49,14 +49,23 @@ fn facts_are_read() {
     assert_eq!((machine.cpus, machine.cores_per_socket), (Some(4), Some(2)));
     assert_eq!(machine.firmware, Some(Firmware::Efi));
     assert_eq!(machine.secure_boot, Some(true));
-    assert_eq!(machine.guest_os.vmware.as_deref(), Some("windows9Server64Guest"));
+    assert_eq!(
+        machine.guest_os.vmware.as_deref(),
+        Some("windows9Server64Guest")
+    );
     assert_eq!(machine.hardware_version.as_deref(), Some("vmx-13"));
     assert_eq!(machine.disks.len(), 1);
     assert_eq!(machine.controllers[1].model.as_deref(), Some("pvscsi"));
-    assert_eq!(machine.cd_drives[0].medium.as_ref().unwrap().href.as_str(), "tools.iso");
+    assert_eq!(
+        machine.cd_drives[0].medium.as_ref().unwrap().href.as_str(),
+        "tools.iso"
+    );
     assert_eq!(machine.nics[0].mac.as_deref(), Some("00:0c:29:12:34:56"));
     assert_eq!(machine.nics[0].settings[0].key, "pciSlotNumber");
-    assert_eq!(machine.setting(SettingFamily::Vmx, "DISK.enableuuid"), Some("TRUE"));
+    assert_eq!(
+        machine.setting(SettingFamily::Vmx, "DISK.enableuuid"),
+        Some("TRUE")
+    );
 }
 
 #[test]
@@ -66,9 +75,10 @@ fn what_is_written_reads_the_same() {
     assert!(written.notes.is_empty(), "{:?}", written.notes);
     let mut second = machine(&written.text);
     // Bridges and an absent floppy are written out.
-    second.extra.settings.retain(|s| {
-        !s.key.starts_with("pciBridge") && !s.key.starts_with("floppy")
-    });
+    second
+        .extra
+        .settings
+        .retain(|s| !s.key.starts_with("pciBridge") && !s.key.starts_with("floppy"));
     assert_eq!(second.nics[0].mac, first.nics[0].mac);
     let mut first = first;
     first.cd_drives[0].connected = Some(true);
@@ -92,16 +102,37 @@ fn hostile_texts_are_refused() {
         ("hello", ErrorKind::Malformed),
         ("<xml/>", ErrorKind::Malformed),
         ("displayName = \"open", ErrorKind::Malformed),
-        ("displayName = \"a\"\nDISPLAYNAME = \"b\"", ErrorKind::Malformed),
+        (
+            "displayName = \"a\"\nDISPLAYNAME = \"b\"",
+            ErrorKind::Malformed,
+        ),
         ("displayName = \"a|1B[2J\"", ErrorKind::Malformed),
         ("guestOS = \"x\"\nmemsize = \"-4\"", ErrorKind::Malformed),
-        ("guestOS = \"x\"\nmemsize = \"18446744073709551615\"", ErrorKind::Limit),
+        (
+            "guestOS = \"x\"\nmemsize = \"18446744073709551615\"",
+            ErrorKind::Limit,
+        ),
         ("guestOS = \"x\"\nnumvcpus = \"0\"", ErrorKind::Malformed),
-        ("guestOS = \"x\"\nnumvcpus = \"4294967297\"", ErrorKind::Malformed),
-        ("guestOS = \"x\"\nfirmware = \"coreboot\"", ErrorKind::Unsupported),
-        ("guestOS = \"x\"\nscsi0:0.present = \"TRUE\"", ErrorKind::Malformed),
-        ("guestOS = \"x\"\nencryption.keySafe = \"vmware:key\"", ErrorKind::Unsupported),
-        (".encoding = \"EBCDIC-9\"\nguestOS = \"x\"", ErrorKind::Unsupported),
+        (
+            "guestOS = \"x\"\nnumvcpus = \"4294967297\"",
+            ErrorKind::Malformed,
+        ),
+        (
+            "guestOS = \"x\"\nfirmware = \"coreboot\"",
+            ErrorKind::Unsupported,
+        ),
+        (
+            "guestOS = \"x\"\nscsi0:0.present = \"TRUE\"",
+            ErrorKind::Malformed,
+        ),
+        (
+            "guestOS = \"x\"\nencryption.keySafe = \"vmware:key\"",
+            ErrorKind::Unsupported,
+        ),
+        (
+            ".encoding = \"EBCDIC-9\"\nguestOS = \"x\"",
+            ErrorKind::Unsupported,
+        ),
     ] {
         assert_eq!(read(text.as_bytes()).unwrap_err().kind(), kind, "{text:?}");
     }

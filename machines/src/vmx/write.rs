@@ -9,6 +9,7 @@ use crate::guest_os::vmx_of_vmware;
 use crate::machine::{Bus, CdDrive, ControllerId, Disk, Machine, Nic, Setting, SettingFamily};
 use crate::models;
 use crate::placement;
+use crate::text::shown;
 use crate::written::{Written, listed};
 
 /// The hardware version to write where the machine does not say one that is VMware's.
@@ -81,7 +82,10 @@ impl Vmx {
         self.set("config.version", 8);
         self.set("virtualHW.version", hardware.unwrap_or(DEFAULT_HARDWARE));
         self.set("displayName", &machine.name);
-        self.set("guestOS", vmx_of_vmware(&machine.guest_os.vmware_or_other()));
+        self.set(
+            "guestOS",
+            vmx_of_vmware(&machine.guest_os.vmware_or_other()),
+        );
         if let Some(words) = &machine.guest_os.description {
             self.set("guestOSAltName", words);
         }
@@ -154,7 +158,7 @@ impl Vmx {
                     self.set(format!("{id}.virtualDev"), chip.vmx);
                 }
                 (None, Some(model)) => {
-                    let model = model.escape_debug();
+                    let model = shown(model);
                     written.note(format!("{id}: VMware has no controller \"{model}\""));
                 }
                 _ => {}
@@ -170,10 +174,19 @@ impl Vmx {
         Ok(())
     }
 
-    fn disk(&mut self, id: ControllerId, unit: u32, disk: &Disk, written: &mut Written) -> Result<()> {
+    fn disk(
+        &mut self,
+        id: ControllerId,
+        unit: u32,
+        disk: &Disk,
+        written: &mut Written,
+    ) -> Result<()> {
         let name = format!("{id}:{unit}");
         let file = disk.image.file.as_ref().ok_or_else(|| {
-            Error::malformed(format!("disk {name}"), "no file: a VMX names the file of each disk")
+            Error::malformed(
+                format!("disk {name}"),
+                "no file: a VMX names the file of each disk",
+            )
         })?;
         let kind = match id.bus {
             Bus::Ide => "ata-hardDisk",
@@ -213,8 +226,10 @@ impl Vmx {
                 Some(chip) => self.set(format!("{name}.virtualDev"), chip.vmx),
                 None => {
                     self.set(format!("{name}.virtualDev"), "e1000");
-                    let model = model.escape_debug();
-                    written.note(format!("{name}: VMware has no adapter \"{model}\"; it becomes e1000"));
+                    let model = shown(model);
+                    written.note(format!(
+                        "{name}: VMware has no adapter \"{model}\"; it becomes e1000"
+                    ));
                 }
             }
         }
@@ -232,7 +247,10 @@ impl Vmx {
             }
             None => self.set(format!("{name}.addressType"), "generated"),
         }
-        self.set(format!("{name}.startConnected"), flag(nic.connected.unwrap_or(true)));
+        self.set(
+            format!("{name}.startConnected"),
+            flag(nic.connected.unwrap_or(true)),
+        );
         self.settings(&format!("{name}."), &nic.settings, written);
     }
 
@@ -280,7 +298,10 @@ impl Vmx {
                 }
                 None => self.set(format!("{name}.clientDevice"), "TRUE"),
             }
-            self.set(format!("{name}.startConnected"), flag(floppy.connected.unwrap_or(false)));
+            self.set(
+                format!("{name}.startConnected"),
+                flag(floppy.connected.unwrap_or(false)),
+            );
         }
         if machine.floppies.is_empty() {
             self.set("floppy0.present", "FALSE");
