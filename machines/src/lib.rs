@@ -34,11 +34,13 @@ pub mod models;
 pub mod ovf;
 pub mod package;
 pub mod placement;
+pub mod profiles;
 pub mod text;
 pub mod units;
 pub mod vmx;
 mod written;
 pub mod xml;
+pub mod xva;
 
 pub use formats::{Error, ErrorKind, Result};
 pub use machine::Machine;

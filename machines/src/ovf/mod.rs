@@ -24,10 +24,12 @@ mod names;
 mod references;
 mod sections;
 mod system;
+mod writer;
 
 use formats::Result;
 
 pub(crate) use hardware::mac;
+pub use writer::{Contents, Member, write};
 
 use crate::package::Package;
 use crate::text::{decode_xml, shown};
