@@ -5,6 +5,8 @@ use std::fmt;
 use libdeflater::{DecompressionError, Decompressor};
 use zstd_safe::DCtx;
 
+use crate::xva::Checksum;
+
 /// What a unit is compressed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codec {
@@ -14,12 +16,14 @@ pub enum Codec {
     Zlib,
     /// One or several Zstandard frames (RFC 8878).
     Zstd,
+    /// Nothing: plain bytes, with their checksum behind them, as in XVA.
+    Summed(Checksum),
 }
 
 impl Codec {
     /// Whether a unit carries a checksum, so that unpacking it shows any damage.
     pub fn has_checksum(self) -> bool {
-        self == Codec::Zlib
+        matches!(self, Codec::Zlib | Codec::Summed(_))
     }
 }
 
@@ -29,6 +33,7 @@ impl fmt::Display for Codec {
             Codec::Deflate => "deflate",
             Codec::Zlib => "zlib",
             Codec::Zstd => "zstd",
+            Codec::Summed(_) => "summed",
         })
     }
 }
@@ -42,6 +47,9 @@ pub enum UnpackError {
     /// It ended after this many bytes.
     #[error("it inflates to only {0} bytes")]
     TooLittle(usize),
+    /// The checksum behind it is another one.
+    #[error("its checksum does not match")]
+    Checksum,
     /// It holds more than the unit.
     #[error("it inflates to more than a unit")]
     TooMuch,
@@ -97,6 +105,15 @@ impl Unpacker {
                 .zlib_decompress(packed, unit)
                 .map_err(of_deflate)?,
             Codec::Zstd => self.unpack_zstd(packed, unit)?.0,
+            Codec::Summed(checksum) => {
+                if !checksum.fits(packed, unit.len()) {
+                    return Err(UnpackError::Checksum);
+                }
+                // It is as long, or the checksum would not fit.
+                let (data, _) = packed.split_at(unit.len());
+                unit.copy_from_slice(data);
+                unit.len()
+            }
         };
         if made == unit.len() {
             Ok(())
@@ -143,6 +160,10 @@ impl Unpacker {
             Codec::Zstd => {
                 let (made, taken) = self.unpack_zstd(packed, unit).ok()?;
                 (made == unit.len()).then_some(taken)
+            }
+            Codec::Summed(_) => {
+                self.unpack(codec, packed, unit).ok()?;
+                Some(packed.len())
             }
         }
     }

@@ -33,6 +33,7 @@
 //! | [`options`] | `-o key=value` |
 //! | [`budget`], [`slice_cache`] | memory that all layers of a chain share |
 //! | `luks` | the encryption inside qcow2 images; [`Passphrase`] is what opens them |
+//! | [`tar`], [`xva`] | the archive that packages are; the disks in exports of XenServer |
 //! | [`raw`], [`vhd`], [`vhdx`], [`vmdk`], [`qcow2`], [`vdi`] | one folder a format, one file an on-disk structure |
 
 mod block_set;
@@ -57,12 +58,14 @@ pub mod source;
 pub mod stack;
 pub mod storage;
 pub mod table;
+pub mod tar;
 pub mod target;
 mod utf16;
 pub mod vdi;
 pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
+pub mod xva;
 
 pub use codec::Codec;
 pub use driver::{

@@ -25,16 +25,24 @@
 //! | [`href`], [`units`], [`text`] | file names, sizes and encodings as descriptions write them |
 //! | [`xml`] | a tree of elements that is safe to make of anything |
 
+pub mod certificate;
+pub mod guest_os;
 pub mod href;
 pub mod machine;
+pub mod manifest;
 pub mod models;
 pub mod ovf;
 pub mod package;
-pub mod tar;
+pub mod placement;
+pub mod profiles;
 pub mod text;
 pub mod units;
+pub mod vmx;
+mod written;
 pub mod xml;
+pub mod xva;
 
 pub use formats::{Error, ErrorKind, Result};
 pub use machine::Machine;
 pub use package::Package;
+pub use written::Written;

@@ -131,6 +131,14 @@ pub fn check_characters(name: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// A text of somebody else for a message: control characters escaped, and not more than a line of it.
+pub fn shown(text: &str) -> String {
+    let mut chars = text.chars();
+    let start: String = chars.by_ref().take(80).collect();
+    let rest = if chars.next().is_some() { "…" } else { "" };
+    format!("{}{rest}", start.escape_debug())
+}
+
 /// A UUID in lower case with hyphens and without braces; `None` if the text is none.
 pub fn uuid(text: &str) -> Option<String> {
     let digits: String = text

@@ -427,7 +427,8 @@ impl Pass<'_> {
             None => (!segment.is_zero()).then_some(&worker.buffer[..]),
         };
         if output.is_stream() {
-            write_stream(output, content, &worker.told.placed)?;
+            let told = &mut worker.told;
+            write_stream(output, content, &told.placed, &mut told.tables)?;
             if let Some(last) = worker.told.zeroed.last() {
                 output.zero_range(last.clone())?;
             }

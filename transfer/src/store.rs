@@ -81,12 +81,22 @@ fn stands_before(table: &TableWrite, offset: u64) -> bool {
     table.bytes.len() <= LEAD && table.offset.checked_add(table.bytes.len() as u64) == Some(offset)
 }
 
-/// Stores placed data in a stream, in the order of the file.
+/// Stores placed data and metadata in a stream, in the order of the file. Placed data ascends.
 ///
 /// # Errors
 /// Those of the output.
-pub fn write_stream(output: &dyn Output, buffer: Option<&[u8]>, placed: &[Placed]) -> Result<()> {
+pub fn write_stream(
+    output: &dyn Output,
+    buffer: Option<&[u8]>,
+    placed: &[Placed],
+    tables: &mut Vec<TableWrite>,
+) -> Result<()> {
+    tables.sort_unstable_by_key(|table| table.offset);
+    let mut tables = tables.drain(..).peekable();
     for one in placed {
+        while let Some(table) = tables.next_if(|table| table.offset < one.placement.offset) {
+            output.write_at(&table.bytes, table.offset)?;
+        }
         match buffer {
             Some(buffer) => {
                 let piece = IoSlice::new(one.bytes(buffer));
@@ -95,5 +105,5 @@ pub fn write_stream(output: &dyn Output, buffer: Option<&[u8]>, placed: &[Placed
             None => write_zeros(output, &one.placement)?,
         }
     }
-    Ok(())
+    tables.try_for_each(|table| output.write_at(&table.bytes, table.offset))
 }

@@ -320,7 +320,9 @@ impl PackWorker for GrainWorker {
                 out.extend(stream);
                 out.extend(libdeflater::adler32(block).to_be_bytes());
             }
-            Codec::Zstd => return self.repack(guest_offset, block, start, out),
+            Codec::Zstd | Codec::Summed(_) => {
+                return self.repack(guest_offset, block, start, out);
+            }
         }
         let len = out.len() - start;
         // Longer than what a table can say, or than what readers take: somebody made it so on purpose.

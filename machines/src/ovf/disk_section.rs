@@ -1,8 +1,9 @@
 //! DiskSection: the disks that machines may refer to.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
-use formats::{Error, Result};
+use formats::{Error, ErrorKind, Result};
 
 use super::formats_uri;
 use super::names::{filled, is_ovf};
@@ -14,12 +15,16 @@ use crate::xml::Element;
 
 /// Parents below a disk that are followed.
 const MAX_CHAIN: usize = 64;
+/// Disks of a package, and images of all its machines with their parents.
+const MAX_IMAGES: usize = 10_000;
 
 /// The disks of a package by id.
 #[derive(Debug, Default)]
 pub(super) struct Disks {
     disks: Vec<Record>,
     by_id: HashMap<String, usize>,
+    /// Images given out, parents counted: a disk can be asked for often.
+    given_out: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -43,6 +48,11 @@ impl Disks {
             .children()
             .filter(|c| is_ovf(c) && c.name() == "Disk")
         {
+            if self.disks.len() >= MAX_IMAGES {
+                return Err(disk
+                    .error(ErrorKind::Limit, "too many disks")
+                    .expected(format!("at most {MAX_IMAGES}")));
+            }
             let record = read_disk(disk, files, property, violations)?;
             let id = record.image.id.clone().unwrap_or_default();
             let place = record
@@ -99,6 +109,11 @@ impl Disks {
             }
             chain.push(parent);
             next = &parent.parent;
+        }
+        self.given_out.set(self.given_out.get() + chain.len());
+        if self.given_out.get() > MAX_IMAGES {
+            return Err(Error::limit("DiskSection", "too many disks")
+                .expected(format!("at most {MAX_IMAGES}")));
         }
         let mut below = None;
         for record in chain.into_iter().rev() {

@@ -6,7 +6,7 @@ use super::envelope::Context;
 use super::hardware::{Controllers, resource};
 use super::item::Item;
 use crate::machine::{CdDrive, ControllerId, Disk, DiskImage, FileReference, Floppy, Machine};
-use crate::text::check_characters;
+use crate::text::{check_characters, shown};
 
 /// What a HostResource means.
 enum Resource<'r> {
@@ -51,7 +51,7 @@ fn memory(item: &Item, machine: &mut Machine, context: &mut Context) -> Result<b
         machine.note(format!(
             "{} is an NVDIMM: its image \"{}\" is no disk and is left out",
             item.label(),
-            id.escape_debug()
+            shown(&id)
         ));
         context.used_disks.insert(id);
     }
@@ -213,7 +213,7 @@ fn controller(
         context.violation(format!(
             "{}: its parent \"{}\" is no controller",
             item.label(),
-            parent.escape_debug()
+            shown(parent)
         ));
     }
     found
@@ -226,7 +226,7 @@ fn unit(item: &Item, context: &mut Context) -> Option<u32> {
         context.violation(format!(
             "{}: AddressOnParent \"{}\" is no number",
             item.label(),
-            said.escape_debug()
+            shown(said)
         ));
     }
     unit

@@ -9,7 +9,7 @@ use super::names::{filled, is_ovf, is_required, name_in_1, standard};
 use super::{WHAT, foreign, references, sections, system};
 use crate::machine::{FileReference, Section};
 use crate::package::{Collection, Package};
-use crate::text::clean_name;
+use crate::text::{clean_name, shown};
 use crate::xml::Element;
 
 /// What machines of a package share while it is read.
@@ -87,7 +87,7 @@ fn standard_of(root: Element) -> Result<&'static str> {
     let namespace = root.namespace();
     if root.name() != "Envelope" {
         return Err(Error::malformed(WHAT, "not a descriptor")
-            .found(format!("<{}>", root.name().escape_debug()))
+            .found(format!("<{}>", shown(root.name())))
             .expected("<Envelope>"));
     }
     let Some(standard) = standard(namespace) else {
@@ -165,7 +165,7 @@ fn is_section(element: Element) -> bool {
 pub(super) fn check_info(element: Element, context: &mut Context) {
     let has_info = element.children().any(|c| is_ovf(&c) && c.name() == "Info");
     if !has_info {
-        let name = name_in_1(element).escape_debug();
+        let name = shown(name_in_1(element));
         context.violation(format!("{name} in line {} has no Info", element.line()));
     }
 }
@@ -203,7 +203,7 @@ fn collection(element: Element, context: &mut Context, package: &mut Package) ->
             "VirtualSystemCollection" if is_ovf(&child) => {
                 package.notes.push(format!(
                     "collection \"{}\" is inside of another: its machines are listed with the others",
-                    filled(child, "id").unwrap_or_default().escape_debug()
+                    shown(filled(child, "id").unwrap_or_default())
                 ));
                 collection(child, context, package)?;
             }
@@ -225,7 +225,7 @@ fn collection(element: Element, context: &mut Context, package: &mut Package) ->
 fn finish(root: Element, mut context: Context, mut package: Package) -> Result<Package> {
     for name in std::mem::take(&mut context.used_networks) {
         if !package.networks.iter().any(|n| n.name == name) {
-            let name = name.escape_debug();
+            let name = shown(&name);
             context.violation(format!("network \"{name}\" is not in the NetworkSection"));
         }
     }
@@ -244,10 +244,9 @@ fn finish(root: Element, mut context: Context, mut package: Package) -> Result<P
         .filter(|id| !context.used_disks.contains(*id) && !parents.contains(id))
         .collect();
     for id in unused {
-        package.notes.push(format!(
-            "disk \"{}\" belongs to no machine",
-            id.escape_debug()
-        ));
+        package
+            .notes
+            .push(format!("disk \"{}\" belongs to no machine", shown(id)));
     }
     foreign::ganeti(root, &mut package);
     package.producer = foreign::producer(root, &package).map(str::to_owned);

@@ -12,7 +12,7 @@ use crate::machine::{
     Sound, UsbController,
 };
 use crate::models;
-use crate::text::clean_name;
+use crate::text::{clean_name, shown};
 use crate::units;
 
 /// More CPUs than any hypervisor knows.
@@ -236,7 +236,7 @@ fn nic(item: &Item, machine: &mut Machine, context: &mut Context) -> Result<()> 
         machine.notes.push(format!(
             "{}: of several networks only the first is taken, not \"{}\"",
             item.label(),
-            more.escape_debug()
+            shown(more)
         ));
     }
     if let Some(name) = &network {

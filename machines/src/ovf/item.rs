@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use formats::Result;
+use formats::{ErrorKind, Result};
 
 use super::names::{attribute, filled, is_ovf, is_required};
 use super::references::in_line;
 use crate::machine::{Setting, SettingFamily};
-use crate::text::check_characters;
+use crate::text::{check_characters, shown};
 use crate::units::number;
 use crate::xml::Element;
 
@@ -72,6 +72,9 @@ const KNOWN: &[&str] = &[
     "Weight",
 ];
 
+/// Items of a hardware section: thousands more than any machine has devices.
+const MAX_ITEMS: usize = 4096;
+
 /// One Item.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Item {
@@ -127,7 +130,7 @@ impl Item {
     /// What to call it in a message.
     pub fn label(&self) -> String {
         match &self.name {
-            Some(name) => format!("Item \"{}\" in line {}", name.escape_debug(), self.line),
+            Some(name) => format!("Item \"{}\" in line {}", shown(name), self.line),
             None => format!("Item in line {}", self.line),
         }
     }
@@ -147,7 +150,12 @@ pub(super) fn read_all(
     let mut items: Vec<Item> = Vec::new();
     let mut by_instance: HashMap<String, usize> = HashMap::new();
     let mut bounds: Vec<(Option<String>, String)> = Vec::new();
-    for element in section.children().filter(is_item) {
+    for (count, element) in section.children().filter(is_item).enumerate() {
+        if count >= MAX_ITEMS {
+            return Err(element
+                .error(ErrorKind::Limit, "too many Items")
+                .expected(format!("at most {MAX_ITEMS}")));
+        }
         let item = read(element, violations)?;
         let is_chosen = item.configurations.is_empty()
             || chosen.is_some_and(|c| item.configurations.iter().any(|i| i == c));
@@ -247,7 +255,7 @@ fn read(element: Element, violations: &mut Vec<String>) -> Result<Item> {
     };
     for child in element.children() {
         if !KNOWN.contains(&child.name()) && is_required(child) {
-            let name = child.name().escape_debug();
+            let name = shown(child.name());
             violations.push(format!("{}: unknown element \"{name}\"", item.label()));
         }
     }

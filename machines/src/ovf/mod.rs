@@ -24,11 +24,15 @@ mod names;
 mod references;
 mod sections;
 mod system;
+mod writer;
 
 use formats::Result;
 
+pub(crate) use hardware::mac;
+pub use writer::{Contents, Member, write};
+
 use crate::package::Package;
-use crate::text::decode_xml;
+use crate::text::{decode_xml, shown};
 use crate::xml::Document;
 
 /// What a descriptor is called in errors.
@@ -43,10 +47,7 @@ pub fn read(bytes: &[u8]) -> Result<Package> {
     let document = Document::parse(decode_xml(bytes, WHAT)?, WHAT)?;
     let mut package = envelope::read(document.root())?;
     for prefix in document.undeclared_prefixes() {
-        let told = format!(
-            "the prefix \"{}\" is declared nowhere",
-            prefix.escape_debug()
-        );
+        let told = format!("the prefix \"{}\" is declared nowhere", shown(prefix));
         package.violations.push(told);
     }
     Ok(package)

@@ -8,6 +8,8 @@ pub const OVF_1: &str = "http://schemas.dmtf.org/ovf/envelope/1";
 pub const OVF_2: &str = "http://schemas.dmtf.org/ovf/envelope/2";
 /// OVF 0.9, VMware's draft.
 pub const OVF_0_9: &str = "http://www.vmware.com/schema/ovf/1/envelope";
+/// VMware's additions.
+pub const VMW: &str = "http://www.vmware.com/schema/ovf";
 /// Types of XML Schema.
 pub const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
 /// VirtualBox's machine.

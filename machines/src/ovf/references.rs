@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use formats::Result;
+use formats::{Error, ErrorKind, Result};
 
 use super::names::{attribute, filled, is_ovf};
 use crate::href::Href;
@@ -10,6 +10,11 @@ use crate::machine::{Compression, FileReference};
 use crate::text::check_characters;
 use crate::units::number;
 use crate::xml::Element;
+
+/// Files of a package.
+const MAX_FILES: usize = 10_000;
+/// Bytes of an `href`: no path is longer.
+const MAX_HREF: usize = 4096;
 
 /// The `File`s of `References`.
 pub(super) fn read(
@@ -22,6 +27,11 @@ pub(super) fn read(
         .children()
         .filter(|c| is_ovf(c) && c.name() == "File")
     {
+        if files.len() >= MAX_FILES {
+            return Err(file
+                .error(ErrorKind::Limit, "too many files")
+                .expected(format!("at most {MAX_FILES}")));
+        }
         let read = read_file(file)?;
         if let Some(id) = &read.id
             && !ids.insert(id.clone())
@@ -42,6 +52,11 @@ fn read_file(file: Element) -> Result<FileReference> {
     let id = filled(file, "id").ok_or_else(|| file.malformed("a file without an id"))?;
     check_characters(id, "file id")?;
     let href = attribute(file, "href").ok_or_else(|| file.malformed("a file without an href"))?;
+    if href.len() > MAX_HREF {
+        return Err(file
+            .error(ErrorKind::Limit, "an href that is too long")
+            .expected(format!("at most {MAX_HREF} bytes")));
+    }
     let size = match filled(file, "size") {
         Some(size) => Some(number(size, "file size").map_err(|e| in_line(file, e))?),
         None => None,
@@ -69,6 +84,6 @@ fn read_file(file: Element) -> Result<FileReference> {
 }
 
 /// `error` with the line of the element it comes from.
-pub(super) fn in_line(element: Element, error: formats::Error) -> formats::Error {
+pub(super) fn in_line(element: Element, error: Error) -> Error {
     error.hint(format!("it is in line {}", element.line()))
 }

@@ -8,7 +8,7 @@ use super::envelope::Context;
 use super::names::{filled, is_ovf, name_in_1};
 use crate::machine::{Machine, Product, Property};
 use crate::package::Network;
-use crate::text::clean_name;
+use crate::text::{clean_name, shown};
 use crate::xml::Element;
 
 /// Types of a property (DSP0243, "Property types"), and those that VMware adds.
@@ -102,17 +102,15 @@ pub(super) fn product(section: Element, machine: &mut Machine, context: &mut Con
             context.violation(format!("Property in line {line} has no key"));
             continue;
         };
-        let shown = key.escape_debug();
+        let name = shown(key);
         if !keys.insert(key) {
-            context.violation(format!(
-                "Property \"{shown}\" in line {line} is there twice"
-            ));
+            context.violation(format!("Property \"{name}\" in line {line} is there twice"));
         }
         match filled(property, "type") {
-            None => context.violation(format!("Property \"{shown}\" in line {line} has no type")),
+            None => context.violation(format!("Property \"{name}\" in line {line} has no type")),
             Some(kind) if !is_property_type(kind) => context.violation(format!(
-                "Property \"{shown}\" in line {line} has an unknown type, \"{}\"",
-                kind.escape_debug()
+                "Property \"{name}\" in line {line} has an unknown type, \"{}\"",
+                shown(kind)
             )),
             Some(_) => {}
         }
@@ -182,8 +180,8 @@ pub(super) fn chosen_configuration(section: Element, notes: &mut Vec<String>) ->
     if names.len() > 1 {
         notes.push(format!(
             "deployment configurations: {}; \"{}\" is taken",
-            names.join(", ").escape_debug(),
-            filled(*chosen, "id").unwrap_or_default().escape_debug()
+            shown(&names.join(", ")),
+            shown(filled(*chosen, "id").unwrap_or_default())
         ));
     }
     filled(*chosen, "id").map(str::to_owned)

@@ -6,7 +6,7 @@ use super::envelope::{Context, check_info, kept};
 use super::names::{filled, is_ovf, name_in_1};
 use super::{foreign, hardware, item, sections};
 use crate::machine::{Machine, Section};
-use crate::text::clean_name;
+use crate::text::{clean_name, shown};
 use crate::xml::Element;
 
 /// Sections that belong to the envelope or to a collection.
@@ -59,7 +59,7 @@ pub(super) fn read(element: Element, context: &mut Context) -> Result<Machine> {
     if let Some(configuration) = &context.configuration {
         let note = format!(
             "deployment configuration \"{}\" is taken",
-            configuration.escape_debug()
+            shown(configuration)
         );
         machine.note(note);
     }
@@ -104,11 +104,8 @@ fn pick_hardware<'d>(element: Element<'d>, machine: &mut Machine) -> Option<Elem
         .or_else(|| all.first())
         .copied();
     if all.len() > 1 {
-        let kinds: Vec<String> = all
-            .iter()
-            .map(|s| kind(s).escape_debug().to_string())
-            .collect();
-        let picked = picked.as_ref().map(kind).unwrap_or_default().escape_debug();
+        let kinds: Vec<String> = all.iter().map(|s| shown(kind(s))).collect();
+        let picked = shown(picked.as_ref().map(kind).unwrap_or_default());
         machine.note(format!(
             "of {} hardware sections ({}) the one for {picked} is taken",
             all.len(),

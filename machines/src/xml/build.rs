@@ -44,6 +44,12 @@ pub(super) fn parse(text: String, what: &str) -> Result<Document> {
             bindings: Vec::new(),
             namespaces: vec![String::new()],
             undeclared: Vec::new(),
+            line_ends: text
+                .bytes()
+                .zip(0u32..)
+                .filter(|(b, _)| *b == b'\n')
+                .map(|(_, at)| at)
+                .collect(),
         },
         what,
         known_namespaces: HashMap::from([(String::new(), 0)]),

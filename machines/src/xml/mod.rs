@@ -28,6 +28,8 @@ pub struct Document {
     bindings: Vec<Binding>,
     namespaces: Vec<String>,
     undeclared: Vec<String>,
+    /// Where each line ends.
+    line_ends: Vec<u32>,
 }
 
 type Span = Range<u32>;
@@ -185,9 +187,8 @@ impl<'d> Element<'d> {
 
     /// Line of the start tag, from 1.
     pub fn line(&self) -> usize {
-        let start = self.node().map_or(0, |n| n.span.start as usize);
-        let before = self.document.text.get(..start).unwrap_or_default();
-        before.bytes().filter(|b| *b == b'\n').count() + 1
+        let start = self.node().map_or(0, |n| n.span.start);
+        self.document.line_ends.partition_point(|end| *end < start) + 1
     }
 
     /// Bytes of the element as it was written.

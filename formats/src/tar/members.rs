@@ -1,7 +1,8 @@
 //! Going from member to member.
 
-use formats::storage::read_array;
-use formats::{Error, Result, Storage};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::storage::read_array;
 
 use super::header::{BLOCK, Header, Kind};
 
@@ -109,11 +110,12 @@ impl<'a> Members<'a> {
             }
             self.skip(offset, header.padded_len())?;
         }
-        Err(
-            Error::limit("tar header", "too many members without data follow each other")
-                .at(self.at)
-                .in_file(self.storage.path()),
+        Err(Error::limit(
+            "tar header",
+            "too many members without data follow each other",
         )
+        .at(self.at)
+        .in_file(self.storage.path()))
     }
 
     fn file(&mut self, header: Header, start: u64, extra: Extra) -> Result<Member> {
@@ -141,9 +143,11 @@ impl<'a> Members<'a> {
 
     fn extra_data(&self, header: &Header, offset: u64) -> Result<Vec<u8>> {
         if header.len > EXTRA_MAX {
-            return Err(Error::limit("tar header", "a name or attributes are too long")
-                .found(format!("{} bytes", header.len))
-                .expected(format!("at most {EXTRA_MAX}")));
+            return Err(
+                Error::limit("tar header", "a name or attributes are too long")
+                    .found(format!("{} bytes", header.len))
+                    .expected(format!("at most {EXTRA_MAX}")),
+            );
         }
         let mut data = vec![0; header.len as usize];
         self.storage.read_at(&mut data, offset)?;
@@ -228,7 +232,7 @@ fn refused(flag: u8, name: &[u8]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use formats::{ErrorKind, MemoryStorage};
+    use crate::{ErrorKind, MemoryStorage};
 
     fn member(name: &str, flag: u8, data: &[u8]) -> Vec<u8> {
         let bytes = Header::for_file(name, data.len() as u64, 0).unwrap();
@@ -293,7 +297,13 @@ mod tests {
         assert_eq!(walk(archive[..1512].to_vec()).1, None);
         assert_eq!(walk(archive[..100].to_vec()).1, Some(ErrorKind::Truncated));
         assert_eq!(walk(vec![1; 512]).1, Some(ErrorKind::Malformed));
-        for pax in ["x", "5 a=b", "9999 path=x\n", "11 size=-\n\n", "12 size=-1 \n"] {
+        for pax in [
+            "x",
+            "5 a=b",
+            "9999 path=x\n",
+            "11 size=-\n\n",
+            "12 size=-1 \n",
+        ] {
             let archive = member("pax", b'x', pax.as_bytes());
             assert_eq!(walk(archive).1, Some(ErrorKind::Malformed), "{pax:?}");
         }

@@ -1,7 +1,7 @@
 //! The header of a member: ustar, GNU, and what came before them (POSIX.1-1988, "ustar Interchange Format"; GNU tar
 //! manual, "Basic Tar Format").
 
-use formats::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Bytes of a header, and what everything is padded to.
 pub const BLOCK: u64 = 512;
@@ -153,7 +153,7 @@ mod tests {
             let mut bytes = good;
             bytes[at] = byte;
             let error = Header::parse(&bytes).unwrap_err();
-            assert_eq!(error.kind(), formats::ErrorKind::Malformed, "{at}");
+            assert_eq!(error.kind(), crate::ErrorKind::Malformed, "{at}");
         }
         for size in [*b"-0000000001\0", *b"zzzzzzzzzzz\0", [0xFF; 12]] {
             let mut bytes = good;
