@@ -94,6 +94,7 @@ impl NewImage {
     pub fn new(size: u64, options: &Options) -> Result<NewImage> {
         options.check_uncompressed("vhdx")?;
         let backing = options.backing();
+        backing.map_or(Ok(()), check_format)?;
         let is_fixed = options.choice("subformat", &[("dynamic", false), ("fixed", true)])?;
         if is_fixed && backing.is_some() {
             return Err(Error::usage("-B", "is not possible with subformat=fixed"));
@@ -231,15 +232,20 @@ impl Parent {
     }
 }
 
-/// Fails when a VHDX with these sizes cannot stand on `backing`.
-fn check_same(backing: &Backing, sector_size: u32, block_size: u64) -> Result<()> {
-    if backing.format != Format::Vhdx {
-        return Err(
-            Error::refused("-B", "a VHDX can stand on another VHDX only")
-                .found(backing.format)
-                .hint("convert the image below first, or write a qcow2"),
-        );
+/// Fails unless `backing` is a VHDX.
+fn check_format(backing: &Backing) -> Result<()> {
+    if backing.format == Format::Vhdx {
+        return Ok(());
     }
+    Err(
+        Error::refused("-B", "a VHDX can stand on another VHDX only")
+            .found(backing.format)
+            .hint("convert the image below first, or write a qcow2"),
+    )
+}
+
+/// Fails when a child with these sizes cannot stand on `backing`.
+fn check_same(backing: &Backing, sector_size: u32, block_size: u64) -> Result<()> {
     for (key, found, expected) in [
         (
             "logical_sector_size",
