@@ -44,6 +44,7 @@ fn seed() -> Vec<u8> {
         format: Format::Vhdx,
         identity: Some(ImageId::Uuid(Default::default())),
         disk_id: None,
+        size: 4 << 20,
         sector_size: 512,
         block_size: MIB as u64,
     };

@@ -74,6 +74,7 @@ pub struct NewImage {
 /// What the image stands on.
 #[derive(Debug, Clone)]
 struct Parent {
+    size: u64,
     disk_id: Option<Uuid>,
     locator: ParentLocator,
 }
@@ -139,6 +140,12 @@ impl NewImage {
     fn bat_len(&self) -> u64 {
         let entries = self.layout.entries_with_bitmaps();
         (entries * ENTRY).next_multiple_of(MIB).max(MIB)
+    }
+
+    /// The first block that is past the end of the disk below; without one, the first of all.
+    pub fn first_past_parent(&self) -> u64 {
+        let parent = self.parent.as_ref();
+        parent.map_or(0, |parent| parent.size.div_ceil(self.layout.block_size))
     }
 
     /// Byte offset at which blocks start.
@@ -226,6 +233,7 @@ impl Parent {
             return Err(Error::refused("-B", "the image below has no id"));
         };
         Ok(Parent {
+            size: backing.size,
             disk_id: backing.disk_id,
             locator: ParentLocator::new(linkage, &relative_path(&backing.name)?),
         })
@@ -353,6 +361,7 @@ mod tests {
             format: Format::Vhdx,
             identity: Some(ImageId::Uuid(Uuid::from_u128(1))),
             disk_id: Some(Uuid::from_u128(2)),
+            size: 8192,
             sector_size: 4096,
             block_size: 1 << 20,
         }
