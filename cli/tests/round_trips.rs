@@ -17,6 +17,8 @@ const STATIONS: [(&str, &[&str]); 10] = [
     ("a.vhd", &[]),
     ("b.qcow2", &[]),
     ("c.raw", &[]),
+    ("c.vhdx", &[]),
+    ("d.vhdx", &["-o", "subformat=fixed,block_size=1M"]),
     ("d.vhd", &["-o", "subformat=fixed"]),
     ("e.qcow2", &["-o", "cluster_size=512"]),
     ("f.vhd", &["-o", "block_size=512k"]),
@@ -107,7 +109,7 @@ fn threads_do_not_show_in_the_target() {
     let folder = Folder::new();
     let raw = folder.file("disk.raw");
     make_disk(&raw, 40 * MIB);
-    for name in ["a.vhd", "a.qcow2", "a.raw", "a.vdi"] {
+    for name in ["a.vhd", "a.vhdx", "a.qcow2", "a.raw", "a.vdi"] {
         for sparse in [&[][..], &["-S", "0"], &["-S", "64k"]] {
             let digests: Vec<_> = ["1", "2", "7"]
                 .map(|jobs| {
