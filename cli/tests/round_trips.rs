@@ -13,7 +13,7 @@ use serde_json::Value;
 const MIB: u64 = 1 << 20;
 
 /// One target after the other: name, and options that make it.
-const STATIONS: [(&str, &[&str]); 10] = [
+const STATIONS: [(&str, &[&str]); 12] = [
     ("a.vhd", &[]),
     ("b.qcow2", &[]),
     ("c.raw", &[]),
