@@ -50,6 +50,26 @@ fn an_empty_disk_of_64_tib_takes_a_moment() {
 }
 
 #[test]
+fn an_empty_vhdx_of_64_tib_takes_a_moment() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = Folder::new();
+    for size in ["1M", "2M", "32M", "256M"] {
+        let (image, copy) = (folder.file("empty.vhdx"), folder.file("copy.vhdx"));
+        let option = format!("block_size={size}");
+        let create = ["create", "-f", "vhdx", "-o", &option, s(&image), "64T"];
+        tool("qemu-img", &create);
+        in_a_moment(&image, &copy, &["--force"]);
+        let info = run_ok(&["info", s(&copy), "--json"]).json();
+        assert_eq!(info["virtual_size"], 64 * TIB);
+        assert!(info["file_size"].as_u64().expect("bytes") < 32 << 20);
+        let map = run_ok(&["map", s(&image), "--json"]).json();
+        assert_eq!(map["runs"].as_array().map(Vec::len), Some(1));
+    }
+}
+
+#[test]
 fn the_largest_vhd_of_zeros_takes_a_moment() {
     let folder = Folder::new();
     let raw = empty(&folder, 2040 * GIB);

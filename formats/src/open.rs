@@ -44,6 +44,7 @@ impl LayerFile {
             format: self.info.format,
             identity: self.info.identity,
             disk_id: self.info.disk_id,
+            size: self.source.size(),
             sector_size: self.source.sector_size(),
             block_size: self.source.block_size(),
         }

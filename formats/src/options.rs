@@ -39,6 +39,8 @@ pub struct Backing {
     pub identity: Option<ImageId>,
     /// The id of the disk, where the format keeps one through a chain.
     pub disk_id: Option<Uuid>,
+    /// Guest-visible size in bytes.
+    pub size: u64,
     /// Its logical sector size in bytes.
     pub sector_size: u32,
     /// Unit in which it allocates, in bytes.

@@ -24,7 +24,7 @@ impl DynamicTarget {
     /// specification.
     pub fn new(image: NewImage) -> DynamicTarget {
         DynamicTarget {
-            bat: BatWriter::new(image.layout, BAT_AT, BatEntry::ZERO),
+            bat: BatWriter::new(image.layout, BAT_AT, 0),
             last: None,
             next: image.data_at(),
             image,

@@ -69,8 +69,8 @@ impl DifferencingTarget {
     /// A disk as `image` says.
     pub fn new(image: NewImage) -> DifferencingTarget {
         DifferencingTarget {
-            // Not present: the parent's.
-            bat: BatWriter::new(image.layout, BAT_AT, BatEntry(0)),
+            // Past the end of the parent, not all readers know by themselves that there are zeros.
+            bat: BatWriter::new(image.layout, BAT_AT, image.first_past_parent()),
             block: None,
             chunk: None,
             bitmaps: Vec::new(),

@@ -31,7 +31,7 @@ impl FixedTarget {
 
     fn write_bat(&self, out: &dyn WritableStorage) -> Result<()> {
         let layout = self.image.layout;
-        let mut bat = BatWriter::new(layout, BAT_AT, BatEntry(0));
+        let mut bat = BatWriter::new(layout, BAT_AT, layout.blocks());
         for index in 0..layout.entries() {
             if let Slot::Block(block) = layout.slot(index) {
                 let data = self.image.data_at() + block * layout.block_size;
