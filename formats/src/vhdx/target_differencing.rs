@@ -115,9 +115,11 @@ impl DifferencingTarget {
         };
         let layout = self.image.layout;
         let visible = layout.visible(block.number).div_ceil(layout.sector_size);
+        // Past the end of the parent there is nothing to show.
+        let is_whole = block.count == visible || block.number >= self.image.first_past_parent();
         let entry = match block.data {
-            None if block.count == visible => BatEntry::ZERO,
-            Some(data) if block.count == visible => BatEntry::fully_present(data),
+            None if is_whole => BatEntry::ZERO,
+            Some(data) if is_whole => BatEntry::fully_present(data),
             // Zeros over a part of the parent's block: the block is there, and nothing was written to it.
             data => {
                 let data = data.unwrap_or_else(|| self.allocate(layout.block_size));
