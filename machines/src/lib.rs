@@ -36,6 +36,7 @@ pub mod package;
 pub mod placement;
 pub mod profiles;
 pub mod text;
+pub mod toml_file;
 pub mod units;
 pub mod vmx;
 mod written;

@@ -541,13 +541,10 @@ fn boot(machine: &Machine) -> Vec<(&'static str, Value)> {
     if !params.iter().any(|(k, _)| k == "order") {
         set(&mut params, "order", "cdn");
     }
-    // A machine that boots from its own kernel stays one.
-    let is_pv = machine
-        .setting(SettingFamily::Xen, "HVM_boot_policy")
-        .is_none()
-        && machine
-            .setting(SettingFamily::Xen, "PV_bootloader")
-            .is_some();
+    // A machine that boots from its own kernel stays one; XenCenter says so by the type of the hardware.
+    let domain = machine.setting(SettingFamily::Xen, "domain_type");
+    let hardware = machine.hardware_version.as_deref().unwrap_or_default();
+    let is_pv = domain == Some("pv") || domain.is_none() && hardware.starts_with("xen-");
     let policy = if is_pv { "" } else { "BIOS order" };
     let domain = if is_pv { "pv" } else { "hvm" };
     vec![
