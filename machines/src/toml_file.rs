@@ -44,6 +44,11 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
     for network in machine.nics.iter().filter_map(|n| n.network.as_deref()) {
         check_characters(network, "name of a network")?;
     }
+    let files = machine.disks.iter().filter_map(|d| d.image.file.as_ref());
+    let discs = machine.cd_drives.iter().filter_map(|d| d.medium.as_ref());
+    if files.chain(discs).any(|f| f.href.as_str().trim().is_empty()) {
+        return Err(Error::malformed(WHAT, "a file without a name").expected("href = \"…\""));
+    }
     if machine.cpus == Some(0) || machine.cores_per_socket == Some(0) {
         return Err(Error::malformed(WHAT, "no CPU at all")
             .found("0")
@@ -102,6 +107,7 @@ mod tests {
             "name = \"a\\u001b[2J\"",
             "name = \"a\"\n[[disks]]\ncontroller = \"floppy0\"",
             "name = \"a\"\n[[disks]]\nimage.size = 3",
+            "name = \"a\"\n[[disks]]\nimage.file = {}",
             "name = [",
         ] {
             let error = read(text.as_bytes()).unwrap_err();

@@ -23,6 +23,10 @@ pub(super) struct Context {
     pub strings: HashMap<String, String>,
     pub used_disks: BTreeSet<String>,
     pub used_networks: BTreeSet<String>,
+    /// Ids of the machines so far.
+    pub machines: BTreeSet<String>,
+    /// How many there are, also without an id.
+    pub count: usize,
     violations: Vec<String>,
 }
 
@@ -227,14 +231,6 @@ fn finish(root: Element, mut context: Context, mut package: Package) -> Result<P
         if !package.networks.iter().any(|n| n.name == name) {
             let name = shown(&name);
             context.violation(format!("network \"{name}\" is not in the NetworkSection"));
-        }
-    }
-    let mut ids = BTreeSet::new();
-    for machine in &package.machines {
-        if let Some(id) = &machine.id
-            && !ids.insert(id)
-        {
-            return Err(Error::malformed(WHAT, "two machines with one id").found(format!("{id:?}")));
         }
     }
     let parents: BTreeSet<&str> = parents(&package);

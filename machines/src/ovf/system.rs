@@ -1,6 +1,6 @@
 //! VirtualSystem: one machine.
 
-use formats::Result;
+use formats::{ErrorKind, Result};
 
 use super::envelope::{Context, check_info, kept};
 use super::names::{filled, is_ovf, name_in_1};
@@ -8,6 +8,9 @@ use super::{foreign, hardware, item, sections};
 use crate::machine::{Machine, Section};
 use crate::text::{clean_name, shown};
 use crate::xml::Element;
+
+/// Machines of a package.
+const MAX_MACHINES: usize = 1000;
 
 /// Sections that belong to the envelope or to a collection.
 const MISPLACED: &[&str] = &[
@@ -33,9 +36,21 @@ const HARDWARE_CHILDREN: &[&str] = &[
 /// Reads a machine.
 pub(super) fn read(element: Element, context: &mut Context) -> Result<Machine> {
     check_info(element, context);
+    context.count += 1;
+    if context.count > MAX_MACHINES {
+        return Err(element
+            .error(ErrorKind::Limit, "too many machines")
+            .expected(format!("at most {MAX_MACHINES}")));
+    }
     let mut machine = Machine::default();
     if let Some(id) = filled(element, "id") {
-        machine.id = Some(clean_name(id, "id of a machine")?);
+        let id = clean_name(id, "id of a machine")?;
+        if !context.machines.insert(id.clone()) {
+            return Err(element
+                .malformed("two machines with one id")
+                .found(format!("{id:?}")));
+        }
+        machine.id = Some(id);
     } else {
         context.violation(format!(
             "VirtualSystem in line {} has no id",
