@@ -46,7 +46,10 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
     }
     let files = machine.disks.iter().filter_map(|d| d.image.file.as_ref());
     let discs = machine.cd_drives.iter().filter_map(|d| d.medium.as_ref());
-    if files.chain(discs).any(|f| f.href.as_str().trim().is_empty()) {
+    if files
+        .chain(discs)
+        .any(|f| f.href.as_str().trim().is_empty())
+    {
         return Err(Error::malformed(WHAT, "a file without a name").expected("href = \"…\""));
     }
     if machine.cpus == Some(0) || machine.cores_per_socket == Some(0) {

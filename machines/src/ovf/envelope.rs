@@ -148,14 +148,14 @@ fn shared(root: Element, context: &mut Context, package: &mut Package) -> Result
             }
             "DeploymentOptionSection" if is_ovf(&child) => {
                 context.configuration = sections::chosen_configuration(child, &mut package.notes);
-                package.sections.push(kept(child));
+                package.sections.push(kept(child)?);
             }
             "VirtualHardwareSection" | "OperatingSystemSection" if is_ovf(&child) => {
                 context.violation(format!("{name} stands outside of a VirtualSystem"));
-                package.sections.push(kept(child));
+                package.sections.push(kept(child)?);
             }
             "References" | "VirtualSystem" | "VirtualSystemCollection" => {}
-            _ => package.sections.push(kept(child)),
+            _ => package.sections.push(kept(child)?),
         }
     }
     Ok(())
@@ -175,12 +175,12 @@ pub(super) fn check_info(element: Element, context: &mut Context) {
 }
 
 /// An element as it was written.
-pub(super) fn kept(element: Element) -> Section {
-    Section {
+pub(super) fn kept(element: Element) -> Result<Section> {
+    Ok(Section {
         name: name_in_1(element).to_owned(),
         required: is_required(element),
-        xml: element.fragment(),
-    }
+        xml: element.fragment()?,
+    })
 }
 
 /// A collection: its machines, those of collections inside, and what is said of it.
@@ -216,7 +216,7 @@ fn collection(element: Element, context: &mut Context, package: &mut Package) ->
                 if is_section(child) {
                     check_info(child, context);
                 }
-                own.sections.push(kept(child));
+                own.sections.push(kept(child)?);
             }
         }
     }

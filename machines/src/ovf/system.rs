@@ -153,7 +153,9 @@ fn read_hardware(section: Element, machine: &mut Machine, context: &mut Context)
     let strangers = section
         .children()
         .filter(|c| !HARDWARE_CHILDREN.contains(&c.name()));
-    machine.extra.hardware_sections.extend(strangers.map(kept));
+    for stranger in strangers {
+        machine.extra.hardware_sections.push(kept(stranger)?);
+    }
     Ok(())
 }
 
@@ -166,7 +168,7 @@ fn section(
 ) -> Result<()> {
     let name = name_in_1(child);
     if !is_ovf(&child) {
-        machine.extra.sections.push(kept(child));
+        machine.extra.sections.push(kept(child)?);
         return Ok(());
     }
     if name.ends_with("Section") {
@@ -177,11 +179,11 @@ fn section(
         "VirtualHardwareSection" => {
             let is_picked = hardware.is_some_and(|h| h.line() == child.line());
             if !is_picked {
-                machine.extra.sections.push(kept(child));
+                machine.extra.sections.push(kept(child)?);
             }
         }
         "OperatingSystemSection" => sections::operating_system(child, machine, context)?,
-        "ProductSection" => sections::product(child, machine, context),
+        "ProductSection" => sections::product(child, machine, context)?,
         "AnnotationSection" => {
             let text = child
                 .child("Annotation")
@@ -195,13 +197,13 @@ fn section(
         }
         misplaced if MISPLACED.contains(&misplaced) => {
             context.violation(format!("{name} stands inside of a VirtualSystem"));
-            machine.extra.sections.push(kept(child));
+            machine.extra.sections.push(kept(child)?);
         }
-        _ if name.ends_with("Section") => machine.extra.sections.push(kept(child)),
+        _ if name.ends_with("Section") => machine.extra.sections.push(kept(child)?),
         // oVirt's plain elements.
         _ => machine.extra.sections.push(Section {
             required: false,
-            ..kept(child)
+            ..kept(child)?
         }),
     }
     Ok(())

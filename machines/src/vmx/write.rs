@@ -188,12 +188,14 @@ impl Vmx {
     ) -> Result<()> {
         let name = format!("{id}:{unit}");
         let file = disk.image.file.as_ref();
-        let file = file.filter(|f| !f.href.as_str().trim().is_empty()).ok_or_else(|| {
-            Error::malformed(
-                format!("disk {name}"),
-                "no file: a VMX names the file of each disk",
-            )
-        })?;
+        let file = file
+            .filter(|f| !f.href.as_str().trim().is_empty())
+            .ok_or_else(|| {
+                Error::malformed(
+                    format!("disk {name}"),
+                    "no file: a VMX names the file of each disk",
+                )
+            })?;
         let kind = match id.bus {
             Bus::Ide => "ata-hardDisk",
             Bus::Sata => "sata-hardDisk",
