@@ -18,7 +18,7 @@
 
 use formats::{Error, Result};
 
-use crate::machine::Machine;
+use crate::machine::{MAX_CPUS, Machine};
 use crate::text::{check_characters, decode_text};
 
 const WHAT: &str = "machine in TOML";
@@ -52,10 +52,18 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
     {
         return Err(Error::malformed(WHAT, "a file without a name").expected("href = \"…\""));
     }
-    if machine.cpus == Some(0) || machine.cores_per_socket == Some(0) {
-        return Err(Error::malformed(WHAT, "no CPU at all")
-            .found("0")
-            .expected("1 or more"));
+    for count in [machine.cpus, machine.cores_per_socket]
+        .into_iter()
+        .flatten()
+    {
+        if Machine::cpu_count(count.into()).is_none() {
+            return Err(Error::malformed(WHAT, "not a number of CPUs")
+                .found(count)
+                .expected(format!("1 to {MAX_CPUS}")));
+        }
+    }
+    if machine.memory.is_some_and(|m| m > i64::MAX as u64) {
+        return Err(Error::limit(WHAT, "more memory than 63 bits can say"));
     }
     Ok(machine)
 }

@@ -101,7 +101,7 @@ fn mutant(text: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// Reads `rounds()` mutants of `text`; what is read has to be writable, or refused.
 fn try_all(text: &[u8], read: impl Fn(&[u8])) {
-    let mut random = Random(0x5eed_0f_d15c);
+    let mut random = Random(0x5eed_d15c);
     read(text);
     for _ in 0..rounds() {
         let bytes = mutant(text, &mut random);

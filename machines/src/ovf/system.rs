@@ -177,7 +177,7 @@ fn section(
     match name {
         "Info" | "Name" => {}
         "VirtualHardwareSection" => {
-            let is_picked = hardware.is_some_and(|h| h.line() == child.line());
+            let is_picked = hardware.is_some_and(|h| h.is(child));
             if !is_picked {
                 machine.extra.sections.push(kept(child)?);
             }

@@ -113,6 +113,11 @@ impl<'d> Element<'d> {
         self.document.nodes.get(self.index as usize)
     }
 
+    /// Whether it is the same element, not only one that looks the same.
+    pub fn is(&self, other: Element) -> bool {
+        std::ptr::eq(self.document, other.document) && self.index == other.index
+    }
+
     /// The local name.
     pub fn name(&self) -> &'d str {
         self.node().map_or("", |n| self.document.slice(&n.local))

@@ -218,7 +218,7 @@ fn machine(
         cores_per_socket: vm
             .in_map("platform", "cores-per-socket")
             .and_then(|c| c.parse().ok())
-            .filter(|c| (1..=65_536).contains(c)),
+            .and_then(Machine::cpu_count),
         memory: vm.number("memory_static_max")?.filter(|m| *m > 0),
         guest_os: guest_os(vm, objects),
         ..Machine::default()
@@ -237,8 +237,9 @@ fn machine(
 fn cpus(vm: &Object, field: &'static str) -> Result<Option<u32>> {
     match vm.number(field)? {
         None | Some(0) => Ok(None),
-        Some(count) if count <= 65_536 => Ok(u32::try_from(count).ok()),
-        Some(count) => Err(Error::malformed(field, "too many CPUs").found(count)),
+        Some(count) => Machine::cpu_count(count)
+            .map(Some)
+            .ok_or_else(|| Error::malformed(field, "too many CPUs").found(count)),
     }
 }
 
