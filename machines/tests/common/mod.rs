@@ -83,7 +83,9 @@ pub fn machine_facts(machine: &Machine) -> String {
         .filter(|(_, n)| *n > 0)
         .map(|(what, n)| format!("{what} {n}"))
         .collect();
-    let _ = writeln!(out, "  {}", others.join(", "));
+    if !others.is_empty() {
+        let _ = writeln!(out, "  {}", others.join(", "));
+    }
     out
 }
 
