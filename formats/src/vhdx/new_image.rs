@@ -103,7 +103,7 @@ impl NewImage {
         let sector_size = sector_size(
             options,
             "logical_sector_size",
-            backing.map_or(512, |backing| backing.sector_size),
+            backing.map_or(options.source_sector_size(), |backing| backing.sector_size),
         )?;
         let physical_sector_size = sector_size_at_least(options, sector_size)?;
         let disk_size = rounded(size, sector_size)?;

@@ -50,6 +50,10 @@ impl BlockTarget for FixedTarget {
         self.image.layout.disk_size
     }
 
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.image.layout.sector_size as u32)
+    }
+
     fn block_size(&self) -> u64 {
         PAGE
     }
