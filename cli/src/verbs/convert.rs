@@ -88,7 +88,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     if arguments.output.json {
         report::json(&result.answer())?;
     } else if to_stdout {
-        report::line(result.text().trim_end());
+        result.text().lines().for_each(report::line);
     } else {
         report::text(&result.text())?;
     }
