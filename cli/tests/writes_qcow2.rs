@@ -291,6 +291,38 @@ fn measure_says_what_convert_makes() {
 }
 
 #[test]
+fn measure_counts_the_data_file() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 6 * MIB + 77);
+    for (round, options) in [
+        "",
+        ",data_file_raw=on",
+        ",extended_l2=on,cluster_size=16k",
+        ",preallocation=metadata",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [data, image] = ["data", "qcow2"].map(|kind| format!("disk-{round}.{kind}"));
+        let options = format!("data_file={data}{options}");
+        let arguments = ["-O", "qcow2", "-o", &options];
+        let measure = [&["measure", s(&raw), "--json"][..], &arguments].concat();
+        let measured = run_ok(&measure).json();
+        let image = folder.file(&image);
+        let made = convert(&raw, &image, &arguments);
+        let files = [&image, &folder.file(&data)];
+        let real: u64 = files
+            .map(|file| std::fs::metadata(file).expect("metadata").len())
+            .iter()
+            .sum();
+        assert_eq!(measured["file_size"], real, "{options}");
+        assert_eq!(measured["exact"], true, "{options}");
+        assert_eq!(made["target"]["file_size"], real, "{options}");
+    }
+}
+
+#[test]
 fn a_disk_larger_than_allowed_is_refused() {
     let folder = Folder::new();
     let (raw, target) = (folder.file("disk.raw"), folder.file("disk.qcow2"));
