@@ -88,7 +88,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     if arguments.output.json {
         report::json(&result.answer())?;
     } else if to_stdout {
-        report::line(result.text().trim_end());
+        result.text().lines().for_each(report::line);
     } else {
         report::text(&result.text())?;
     }
@@ -103,8 +103,9 @@ fn below(
     let Some(name) = &arguments.backing else {
         return Ok(None);
     };
-    // What has a colon may be taken for a protocol; a folder in front says that it is a name.
-    let name = match name.contains(':') && !name.contains('/') {
+    // What has a colon before any slash is taken for a protocol; a folder in front says that it is a name.
+    let first = name.split('/').next();
+    let name = match first.is_some_and(|part| part.contains(':')) {
         true => format!("./{name}"),
         false => name.clone(),
     };
