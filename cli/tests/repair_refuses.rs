@@ -181,6 +181,11 @@ fn snapshots_whose_entries_are_misread_are_not_freed() {
     let entry = original.snapshots();
     // 513 bytes of id, in which the second entry is.
     is_left_alone(&original.but(&[(entry + 12, &[2])]), "snapshot table");
+    // No snapshots, but a place where they are.
+    let image = original.but(&[(60, &[0; 4])]);
+    let finished = repair_writes_nothing(&image);
+    assert_eq!(finished.code, Some(5), "{}", finished.text());
+    assert!(finished.stderr.contains("of no snapshots"));
     // Lengths of id, name and extra data, and the number of entries of the L1 table: off by any bit.
     let mut refused = 0;
     for at in (8..16).chain(36..40) {
@@ -239,6 +244,13 @@ fn bitmaps_that_are_not_found_are_not_freed() {
     let original = Original::with_history();
     let extension = original.extension(BITMAPS);
     let directory = original.get64(extension + 16);
+    let image = original.but(&[(extension - 8, &[0x27])]);
+    is_left_alone(&image, "but names none");
+    // It ends before the extensions, or behind them.
+    for header_length in [104u32, 368, 2160] {
+        let image = original.but(&[(100, &header_length.to_be_bytes())]);
+        is_left_alone(&image, "but names none");
+    }
     let (count, reserved, entries) = (extension, extension + 4, directory + 8);
     for (at, value, words) in [
         (entries, 0, "a bitmap's table is empty"),
