@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target appears whole or not
-/// at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
+/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target
+/// appears whole or not at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "diskferry", version, max_term_width = 110)]
