@@ -273,3 +273,19 @@ fn what_is_lost_of_a_base_is_an_error_even_when_salvaging() {
     std::fs::remove_file(&target).expect("remove");
     assert!(snapshot(folder.path()) == before);
 }
+
+#[test]
+fn a_base_that_will_not_be_followed_is_told() {
+    let folder = Folder::new();
+    let base = folder.file("base.raw");
+    std::fs::write(&base, [1; 4096]).expect("write");
+    std::fs::create_dir(folder.file("sub")).expect("folder");
+    let overlay = folder.file("sub/tip.qcow2");
+    let done = run(&["convert", s(&base), s(&overlay), "-B", "../base.raw"]);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("never followed here"),
+        "{}",
+        done.stderr
+    );
+}

@@ -225,6 +225,33 @@ fn a_chain_of_three_holds_what_each_changed() {
 }
 
 #[test]
+fn what_qemu_img_refuses_to_read_is_read() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = Folder::new();
+    let [base, middle, _] = generations(&folder);
+    let (parent, child) = (folder.file("0.vhdx"), folder.file("1.vhdx"));
+    run_ok(&["convert", s(&base), s(&parent)]);
+    run_ok(&["convert", s(&middle), s(&child), "-B", "0.vhdx"]);
+    let raw = folder.file("wide.raw");
+    std::fs::write(&raw, vec![7; 1 << 20]).expect("write");
+    let wide = folder.file("wide.vhdx");
+    run_ok(&[
+        "convert",
+        s(&raw),
+        s(&wide),
+        "-o",
+        "logical_sector_size=4096",
+    ]);
+    for image in [&child, &wide] {
+        let (code, told) = qemu_img(&["convert", "-O", "raw", s(image), s(&folder.file("q"))]);
+        assert_ne!(code, Some(0), "{told}");
+        run_ok(&["digest", s(image)]);
+    }
+}
+
+#[test]
 fn the_same_delta_is_the_same_bytes() {
     let folder = Folder::new();
     let [base, middle, _] = generations(&folder);

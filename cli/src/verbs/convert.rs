@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,6 +122,15 @@ fn below(
             Error::refused("target", "is the image that it is to stand on")
                 .in_file(&arguments.target)
                 .into(),
+        );
+    }
+    if Path::new(&name)
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        report::warning(
+            "the name of the image below goes through \"..\", which is never followed here when the overlay is read; put \
+             both into one folder",
         );
     }
     let backing = image.tip().map(|tip| tip.as_backing(&name));
