@@ -81,6 +81,7 @@ def prepare(folder):
     copies = {
         "bench.qcow2": ["-O", "qcow2"],
         "bench.vhd": VPC,
+        "bench.vhdx": ["-O", "vhdx"],
         "bench.vmdk": ["-O", "vmdk"],
         "bench-stream.vmdk": [*VMDK, "subformat=streamOptimized"],
         "bench-zlib.qcow2": ["-c", "-O", "qcow2"],
@@ -93,6 +94,7 @@ def prepare(folder):
             part.rename(folder / name)
     for name, command in {
         "empty.qcow2": ["qemu-img", "create", "-q", "-f", "qcow2", folder / "empty.qcow2", "64T"],
+        "empty.vhdx": ["qemu-img", "create", "-q", "-f", "vhdx", "-o", "block_size=2M", folder / "empty.vhdx", "64T"],
         "empty.raw": ["truncate", "-s", "2040G", folder / "empty.raw"],
     }.items():
         if not (folder / name).exists():
@@ -133,9 +135,15 @@ def convert_cases(folder):
         ("bench.raw", "raw", "vhd", VPC),
         ("bench.qcow2", "qcow2", "raw", ["-O", "raw"]),
         ("bench.vhd", "vpc", "qcow2", ["-O", "qcow2"]),
+        ("bench.raw", "raw", "vhdx", ["-O", "vhdx"]),
+        ("bench.vhdx", "vhdx", "raw", ["-O", "raw"]),
+        ("bench.vhdx", "vhdx", "qcow2", ["-O", "qcow2"]),
+        ("bench.vhdx", "vhdx", "vhd", VPC),
         ("bench-zlib.qcow2", "qcow2", "raw", ["-O", "raw"]),
         ("bench-zstd.qcow2", "qcow2", "raw", ["-O", "raw"]),
         ("empty.qcow2", "qcow2", "qcow2", ["-O", "qcow2"]),
+        # qemu-img takes many minutes for it.
+        ("empty.vhdx", "vhdx", "qcow2", None),
         ("empty.raw", "raw", "vhd", None),
     ]:
         path = folder / source

@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target appears whole or not
-/// at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
+/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target
+/// appears whole or not at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "diskferry", version, max_term_width = 110)]
@@ -281,9 +281,20 @@ pub struct Opening {
     /// Follow names inside the image also to plain files below this folder (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub allow_references: Vec<PathBuf>,
+    /// Size of the logical sectors of a raw disk, which does not say it itself: 512 (default) or 4096 bytes
+    #[arg(long, value_name = "BYTES", value_parser = sector_size)]
+    pub sector_size: Option<u32>,
     /// Read this internal snapshot of a qcow2 image (its name or id) instead of the present state
     #[arg(long, value_name = "NAME|ID")]
     pub snapshot: Option<String>,
+}
+
+fn sector_size(text: &str) -> Result<u32, String> {
+    match formats::options::parse_size(text) {
+        Some(512) => Ok(512),
+        Some(4096) => Ok(4096),
+        _ => Err("512 or 4096".to_owned()),
+    }
 }
 
 /// What is printed meanwhile and at the end.

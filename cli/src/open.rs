@@ -24,6 +24,7 @@ pub fn context(opening: &Opening, salvage: bool) -> Result<OpenContext, Failure>
     Ok(OpenContext {
         references: ReferencePolicy::new(&opening.allow_references)?,
         salvage,
+        sector_size: opening.sector_size,
         snapshot: opening.snapshot.clone(),
         passphrase: opening.key_file.as_deref().map(passphrase).transpose()?,
         ..OpenContext::default()

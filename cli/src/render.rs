@@ -26,17 +26,33 @@ pub fn size(bytes: u64) -> String {
 
 /// `text` with what would move the cursor, hide, or turn around other text written out: it may come from an image.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let is_harmful = |c: char| {
-        c.is_control() && c != '\t'
-            || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
-    };
-    if !text.contains(is_harmful) {
+    written_out(text, is_harmful, |c| c.escape_default().to_string())
+}
+
+/// The same for JSON, which means what it meant before: what is harmful stands in strings, but for the ends of its lines.
+pub fn printable_json(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c| c != '\n' && is_harmful(c);
+    // None of them takes more than 16 bits.
+    written_out(text, is_harmful, |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control() && c != '\t'
+        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+}
+
+fn written_out(
+    text: &str,
+    is_harmful: impl Fn(char) -> bool,
+    escape: impl Fn(char) -> String,
+) -> Cow<'_, str> {
+    if !text.contains(&is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::new();
     for c in text.chars() {
         match is_harmful(c) {
-            true => shown.extend(c.escape_default()),
+            true => shown.push_str(&escape(c)),
             false => shown.push(c),
         }
     }
@@ -51,6 +67,10 @@ mod tests {
         assert_eq!(
             super::printable("a\u{1b}[2J\n\u{202e}b"),
             "a\\u{1b}[2J\\n\\u{202e}b"
+        );
+        assert_eq!(
+            super::printable_json("{\n\"a\": \"\u{9b}8m\u{202e}\"\n}"),
+            "{\n\"a\": \"\\u009b8m\\u202e\"\n}"
         );
     }
 

@@ -15,8 +15,8 @@ pub fn text(text: &str) -> Result<(), Failure> {
 
 /// Prints one JSON object.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let line = serde_json::to_string_pretty(value).map_err(std::io::Error::from);
-    text(&(line.map_err(not_written)? + "\n"))
+    let lines = serde_json::to_string_pretty(value).map_err(std::io::Error::from);
+    text(&(render::printable_json(&lines.map_err(not_written)?).into_owned() + "\n"))
 }
 
 /// The result of writing to standard output, as [`text`] sees it.

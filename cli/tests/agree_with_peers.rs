@@ -87,6 +87,18 @@ fn split_vmdks() -> Vec<Kind> {
     vmdks(&["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
 }
 
+/// Block sizes from end to end, and both kinds.
+fn vhdxs() -> Vec<Kind> {
+    [
+        "",
+        "block_size=1M",
+        "block_size=16M,physical_sector_size=512",
+        "subformat=fixed",
+    ]
+    .map(|options| Kind::new("vhdx", options))
+    .into()
+}
+
 /// Bytes of an extent of a split VMDK.
 const SPLIT: u64 = 4_192_256 * 512;
 
@@ -347,4 +359,44 @@ fn vmdks_of_empty_and_of_full_disks_are_read_by_all() {
             python_readers_agree_in(&readers, &folder, &growing_vmdks());
         }
     }
+}
+
+#[test]
+fn qemu_agrees_about_vhdxs() {
+    qemu_agrees(&vhdxs(), &[1, MIB - 512, 10 * MIB, 1_000_000_513]);
+}
+
+/// Where the entries of sector bitmaps stand between those of blocks.
+#[test]
+fn qemu_agrees_about_vhdxs_past_the_first_chunks() {
+    qemu_agrees(&vhdxs(), &[6 * GIB, 4 * GIB + MIB + 512]);
+    let largest = Kind::new("vhdx", "block_size=256M");
+    qemu_agrees(&[largest], &[16 * GIB]);
+}
+
+/// It refuses VHDXs with an odd number of sectors, whoever made them.
+#[test]
+fn seven_zip_agrees_about_vhdxs() {
+    let mut kinds = vhdxs();
+    kinds.push(Kind::new("vhdx", "logical_sector_size=4096"));
+    seven_zip_reads(&kinds, &[MIB - 8192, 10 * MIB]);
+    seven_zip_reads(&vhdxs(), &[MIB - 1024, 1_000_000_512]);
+}
+
+#[test]
+fn libyal_and_dissect_agree_about_vhdxs() {
+    python_readers_agree(&vhdxs(), &[MIB - 512, 10 * MIB]);
+    let wide = "logical_sector_size=4096";
+    let wide = [wide.to_owned(), format!("{wide},subformat=fixed")];
+    let wide = wide.map(|options| Kind::new("vhdx", options));
+    python_readers_agree(&wide, &[MIB, 100 * MIB]);
+}
+
+/// Of fixed disks libyal takes the entries of sector bitmaps for those of blocks: it is asked about the others only.
+#[test]
+fn libyal_and_dissect_agree_about_vhdxs_past_the_first_chunks() {
+    let wide = "logical_sector_size=4096,block_size=1M";
+    let kinds = ["", "block_size=1M", "block_size=8M", wide];
+    let kinds = kinds.map(|options| Kind::new("vhdx", options));
+    python_readers_agree(&kinds, &[6 * GIB, 140 * GIB]);
 }

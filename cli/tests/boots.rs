@@ -45,7 +45,8 @@ fn a_disk_boots_from_every_format() {
         return;
     }
     let folder = Folder::new();
-    let (vhd, qcow2) = (folder.file("boot.vhd"), folder.file("boot.qcow2"));
+    let [vhd, vhdx, qcow2] =
+        ["vhd", "vhdx", "qcow2"].map(|kind| folder.file(&format!("boot.{kind}")));
     let vmdks = ["monolithicSparse", "monolithicFlat", "streamOptimized"];
     let vmdks = vmdks.map(|subformat| (subformat, folder.file(&format!("{subformat}.vmdk"))));
     let back = folder.file("back.raw");
@@ -57,10 +58,16 @@ fn a_disk_boots_from_every_format() {
         source = image;
     }
     convert(source, &qcow2, &["--verify"]);
-    convert(&qcow2, &back, &["--verify"]);
+    convert(&qcow2, &vhdx, &["--verify"]);
+    convert(&vhdx, &back, &["--verify"]);
     let expected = guest_digest(&raw, &["-f", "raw"]);
     let vmdks = vmdks.iter().map(|(_, image)| ("vmdk", image));
-    let others = [("vhd", &vhd), ("qcow2", &qcow2), ("raw", &back)];
+    let others = [
+        ("vhd", &vhd),
+        ("vhdx", &vhdx),
+        ("qcow2", &qcow2),
+        ("raw", &back),
+    ];
     for (format, image) in others.into_iter().chain(vmdks) {
         assert_eq!(guest_digest(image, &["-f", format]), expected, "{format}");
         let told = boot(format, image);

@@ -7,9 +7,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use common::cost::cost_of;
 use common::{Folder, convert, guest_digest, have, noise, patched, run, run_ok, s, tool};
 
 const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 /// Far more than it takes, so that a busy machine is no failure; a loop over every cluster would take longer.
@@ -47,6 +49,26 @@ fn an_empty_disk_of_64_tib_takes_a_moment() {
     assert!(started.elapsed() < MOMENT);
     let map = run_ok(&["map", s(&copy), "--json"]).json();
     assert_eq!(map["runs"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn an_empty_vhdx_of_64_tib_takes_a_moment() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = Folder::new();
+    for size in ["1M", "2M", "32M", "256M"] {
+        let (image, copy) = (folder.file("empty.vhdx"), folder.file("copy.vhdx"));
+        let option = format!("block_size={size}");
+        let create = ["create", "-f", "vhdx", "-o", &option, s(&image), "64T"];
+        tool("qemu-img", &create);
+        in_a_moment(&image, &copy, &["--force"]);
+        let info = run_ok(&["info", s(&copy), "--json"]).json();
+        assert_eq!(info["virtual_size"], 64 * TIB);
+        assert!(info["file_size"].as_u64().expect("bytes") < 32 << 20);
+        let map = run_ok(&["map", s(&image), "--json"]).json();
+        assert_eq!(map["runs"].as_array().map(Vec::len), Some(1));
+    }
 }
 
 #[test]
@@ -146,4 +168,44 @@ fn zeros_count_in_a_digest() {
     let padded = empty(&folder, GIB + 512);
     assert_eq!(guest_digest(&image, &[]), guest_digest(&padded, &[]));
     assert_eq!(guest_digest(&padded, &[]).0, common::sha256sum(&padded));
+}
+
+/// Tables of 512 MiB, for clusters that are all empty.
+#[test]
+fn the_tables_of_a_preallocated_hole_are_not_kept_in_memory() {
+    if !have("python3") {
+        return;
+    }
+    let folder = Folder::new();
+    let raw = empty(&folder, 256 * GIB);
+    let options = "preallocation=metadata,cluster_size=4k";
+    let cost = cost_of(&["measure", "-O", "qcow2", "-o", options, s(&raw)]);
+    assert!(cost.peak < 256 * MIB, "{cost:?}");
+    // And what is made in the end is not smaller for it.
+    let (small, image) = (folder.file("small.raw"), folder.file("small.qcow2"));
+    File::create(&small)
+        .and_then(|file| file.set_len(GIB))
+        .expect("a hole");
+    let made = convert(&small, &image, &["-o", options]);
+    assert!(made["target"]["file_size"].as_u64() > Some(GIB));
+}
+
+/// An image that has a cluster for everything and nothing in any of them: 16 million entries, and holes of the file.
+#[test]
+fn a_preallocated_image_costs_what_its_tables_do() {
+    /// Twenty times what it takes; with the clusters read it takes minutes.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    if !have("qemu-img") || !have("python3") {
+        return;
+    }
+    let folder = Folder::new();
+    let (image, copy) = (folder.file("preallocated.qcow2"), folder.file("copy.qcow2"));
+    let create = ["create", "-f", "qcow2", "-o", "preallocation=metadata"];
+    tool("qemu-img", &[&create[..], &[s(&image), "1T"]].concat());
+    let cost = cost_of(&["convert", s(&image), s(&copy)]);
+    assert!(cost.processor < PATIENCE, "{cost:?}");
+    assert!(cost.peak < 256 * MIB, "{cost:?}");
+    let info = run_ok(&["info", s(&copy), "--json"]).json();
+    assert_eq!(info["virtual_size"], TIB);
+    assert!(info["allocated"].as_u64() < Some(64 * MIB));
 }

@@ -1,6 +1,6 @@
 """Prints the size and the SHA-256 of what an independent reader finds in an image.
 
-usage: readers.py libyal|dissect|file vhd|vmdk|qcow2|vdi|raw IMAGE [OFFSET:LENGTH ...]
+usage: readers.py libyal|dissect|file vhd|vhdx|vmdk|qcow2|vdi|raw IMAGE [OFFSET:LENGTH ...]
 
 With ranges only those bytes are hashed, one range after the other. Ranges past the end are cut there.
 """
@@ -21,7 +21,7 @@ def libyal(kind, path):
         image.open(path)
         image.open_extent_data_files()
     else:
-        module = __import__({"vhd": "pyvhdi", "qcow2": "pyqcow"}[kind])
+        module = __import__({"vhd": "pyvhdi", "vhdx": "pyvhdi", "qcow2": "pyqcow"}[kind])
         image = module.file()
         image.open(path)
     return image.get_media_size(), image.read_buffer_at_offset
@@ -32,6 +32,10 @@ def dissect(kind, path):
         from dissect.hypervisor.disk.vhd import VHD
 
         stream = VHD(open(path, "rb"))
+    elif kind == "vhdx":
+        from dissect.hypervisor.disk.vhdx import VHDX
+
+        stream = VHDX(Path(path))
     elif kind == "vmdk":
         # It reads whole units, and fails when the last one of the disk is none: let a unit be a sector.
         os.environ["DISSECT_STREAM_BUFFER_SIZE"] = "512"

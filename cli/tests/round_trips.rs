@@ -13,10 +13,12 @@ use serde_json::Value;
 const MIB: u64 = 1 << 20;
 
 /// One target after the other: name, and options that make it.
-const STATIONS: [(&str, &[&str]); 10] = [
+const STATIONS: [(&str, &[&str]); 12] = [
     ("a.vhd", &[]),
     ("b.qcow2", &[]),
     ("c.raw", &[]),
+    ("c.vhdx", &[]),
+    ("d.vhdx", &["-o", "subformat=fixed,block_size=1M"]),
     ("d.vhd", &["-o", "subformat=fixed"]),
     ("e.qcow2", &["-o", "cluster_size=512"]),
     ("f.vhd", &["-o", "block_size=512k"]),
@@ -107,7 +109,7 @@ fn threads_do_not_show_in_the_target() {
     let folder = Folder::new();
     let raw = folder.file("disk.raw");
     make_disk(&raw, 40 * MIB);
-    for name in ["a.vhd", "a.qcow2", "a.raw", "a.vdi"] {
+    for name in ["a.vhd", "a.vhdx", "a.qcow2", "a.raw", "a.vdi"] {
         for sparse in [&[][..], &["-S", "0"], &["-S", "64k"]] {
             let digests: Vec<_> = ["1", "2", "7"]
                 .map(|jobs| {

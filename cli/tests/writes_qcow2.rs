@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::peers::{qemu_check, qemu_finds_equal, qemu_size};
-use common::{Folder, convert, have, make_disk, noise, run, run_ok, s, tool};
+use common::{Folder, convert, have, make_disk, run, run_ok, s, tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -250,89 +250,6 @@ fn the_same_disk_makes_the_same_compressed_file_with_any_number_of_threads() {
     }
 }
 
-/// A base, and a disk that differs from it here and there: data over data, zeros over data, data over zeros, longer.
-fn base_and_changed(folder: &Folder) -> (PathBuf, PathBuf) {
-    let (base, changed) = (folder.file("base.raw"), folder.file("changed.raw"));
-    make_disk(&base, 6 * MIB);
-    let mut bytes = std::fs::read(&base).expect("read");
-    bytes[100_000..101_000].copy_from_slice(&noise(9, 1000));
-    bytes[400_000..600_000].fill(0);
-    bytes[3_000_000..3_000_512].fill(5);
-    bytes.resize(8 << 20, 0);
-    bytes[8_000_000..8_001_000].fill(6);
-    std::fs::write(&changed, bytes).expect("write");
-    (base, changed)
-}
-
-#[test]
-fn an_overlay_holds_only_what_differs() {
-    if !have("qemu-img") {
-        return;
-    }
-    let folder = Folder::new();
-    let (base, changed) = base_and_changed(&folder);
-    for format in ["raw", "qcow2", "vhd", "vmdk"] {
-        let name = format!("base.{format}");
-        if format != "raw" {
-            convert(&base, &folder.file(&name), &["-f", "raw"]);
-        }
-        for options in [
-            "",
-            "compat=0.10",
-            "extended_l2=on",
-            "cluster_size=512",
-            "cluster_size=2M",
-        ] {
-            for compress in [false, true] {
-                let target = folder.file("tip.qcow2");
-                let mut arguments = vec!["-B", &name, "-F", format, "--verify", "--force"];
-                if !options.is_empty() {
-                    arguments.extend(["-o", options]);
-                }
-                if compress {
-                    arguments.push("-c");
-                }
-                convert(&changed, &target, &arguments);
-                assert!(
-                    qemu_finds_equal("qcow2", &target, "raw", &changed),
-                    "{arguments:?}"
-                );
-                qemu_check("qcow2", &target);
-                let info = tool("qemu-img", &["info", "--output=json", s(&target)]);
-                assert!(info.contains("backing-filename-format"), "{info}");
-                if options.is_empty() {
-                    let len = std::fs::metadata(&target).expect("metadata").len();
-                    assert!(len < MIB, "{len} bytes");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn an_overlay_of_the_same_disk_is_empty_and_never_replaces_its_base() {
-    let folder = Folder::new();
-    let (base, _) = base_and_changed(&folder);
-    let target = folder.file("tip.qcow2");
-    let answer = convert(&base, &target, &["-B", "base.raw"]);
-    assert_eq!(answer["bytes"]["data"], 0);
-    assert_eq!(answer["bytes"]["zero"], 0);
-    assert_eq!(answer["bytes"]["below"], 6 * MIB);
-    let before = std::fs::read(&base).expect("read");
-    let arguments = [
-        "convert",
-        s(&target),
-        s(&base),
-        "-O",
-        "qcow2",
-        "-B",
-        "base.raw",
-        "--force",
-    ];
-    assert_eq!(run(&arguments).code, Some(5));
-    assert!(std::fs::read(&base).expect("read") == before);
-}
-
 #[test]
 fn measure_says_what_convert_makes() {
     let folder = Folder::new();
@@ -370,6 +287,38 @@ fn measure_says_what_convert_makes() {
         } else {
             assert_eq!(expected, real, "{format} {options}");
         }
+    }
+}
+
+#[test]
+fn measure_counts_the_data_file() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 6 * MIB + 77);
+    for (round, options) in [
+        "",
+        ",data_file_raw=on",
+        ",extended_l2=on,cluster_size=16k",
+        ",preallocation=metadata",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [data, image] = ["data", "qcow2"].map(|kind| format!("disk-{round}.{kind}"));
+        let options = format!("data_file={data}{options}");
+        let arguments = ["-O", "qcow2", "-o", &options];
+        let measure = [&["measure", s(&raw), "--json"][..], &arguments].concat();
+        let measured = run_ok(&measure).json();
+        let image = folder.file(&image);
+        let made = convert(&raw, &image, &arguments);
+        let files = [&image, &folder.file(&data)];
+        let real: u64 = files
+            .map(|file| std::fs::metadata(file).expect("metadata").len())
+            .iter()
+            .sum();
+        assert_eq!(measured["file_size"], real, "{options}");
+        assert_eq!(measured["exact"], true, "{options}");
+        assert_eq!(made["target"]["file_size"], real, "{options}");
     }
 }
 

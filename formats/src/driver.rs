@@ -105,6 +105,8 @@ pub struct OpenContext {
     pub budget: Budget,
     /// Parts of tables that all layers opened with this context keep in memory together.
     pub slices: SharedSlices,
+    /// Logical sector size in bytes of raw disks, 512 or 4096, where somebody knows it: they do not say it themselves.
+    pub sector_size: Option<u32>,
     /// The internal snapshot to read instead of the present state: of the image itself, not of what it stands on.
     pub snapshot: Option<String>,
 }

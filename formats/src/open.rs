@@ -65,6 +65,7 @@ impl LayerFile {
             format: self.info.format,
             identity: self.info.identity,
             disk_id: self.info.disk_id,
+            size: self.source.size(),
             sector_size: self.source.sector_size(),
             block_size: self.source.block_size(),
         }
@@ -111,6 +112,7 @@ pub fn open_storage(
     let mut layers: Vec<LayerFile> = Vec::new();
     let mut storages = Vec::new();
     let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
+    check_sectors(&layer, context).map_err(|e| e.in_file(storage.path()))?;
     let mut next = Some((storage, layer));
     while let Some((storage, layer)) = next.take() {
         check_chain(&layers, &storage)?;
@@ -189,6 +191,20 @@ fn open_layer(
 
 fn is_same_file(one: &StorageRef, other: &StorageRef) -> bool {
     one.file_id().is_some() && one.file_id() == other.file_id()
+}
+
+/// Fails when the user says that an image has other sectors than it says itself.
+fn check_sectors(layer: &Layer, context: &OpenContext) -> Result<()> {
+    let found = layer.source.sector_size();
+    match context.sector_size {
+        Some(size) if size != found => Err(Error::usage(
+            "--sector-size",
+            "the image itself says another one",
+        )
+        .found(size)
+        .expected(found)),
+        _ => Ok(()),
+    }
 }
 
 fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {

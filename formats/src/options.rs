@@ -26,6 +26,7 @@ pub struct Options {
     values: BTreeMap<&'static str, String>,
     compress: bool,
     backing: Option<Backing>,
+    source_sector_size: Option<u32>,
 }
 
 /// The image that a new one stands on.
@@ -39,6 +40,8 @@ pub struct Backing {
     pub identity: Option<ImageId>,
     /// The id of the disk, where the format keeps one through a chain.
     pub disk_id: Option<Uuid>,
+    /// Guest-visible size in bytes.
+    pub size: u64,
     /// Its logical sector size in bytes.
     pub sector_size: u32,
     /// Unit in which it allocates, in bytes.
@@ -72,7 +75,21 @@ impl Options {
             values: map,
             compress: false,
             backing: None,
+            source_sector_size: None,
         })
+    }
+
+    /// The same, for a disk that has sectors of this many bytes by now.
+    pub fn for_sectors(self, size: u32) -> Options {
+        Options {
+            source_sector_size: Some(size),
+            ..self
+        }
+    }
+
+    /// Logical sector size in bytes of the disk so far: what a format keeps that has several.
+    pub fn source_sector_size(&self) -> u32 {
+        self.source_sector_size.unwrap_or(512)
     }
 
     /// The same, with `-c`.

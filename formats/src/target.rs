@@ -25,6 +25,11 @@ pub trait BlockTarget: Send {
     /// Unit in which the image allocates, in bytes.
     fn block_size(&self) -> u64;
 
+    /// Logical sector size in bytes that the guest will see; none where the format does not say.
+    fn sector_size(&self) -> Option<u32> {
+        Some(512)
+    }
+
     /// Whether everything, tables included, is written in ascending file order, so that a pipe can take it.
     fn is_sequential(&self) -> bool;
 

@@ -208,7 +208,7 @@ fn random_changes_neither_panic_nor_hang_nor_take_memory() {
         if is_orphan(name) {
             of_this += 100;
         }
-        assert!(of_this > 100, "{name}: only {of_this} mutants opened");
+        assert!(of_this >= 100, "{name}: only {of_this} mutants opened");
         opened += of_this;
     }
     assert!(opened > 3_000, "{opened}");

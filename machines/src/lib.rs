@@ -5,7 +5,7 @@
 //! the text, and learns which files it names.
 //!
 //! ```text
-//!   .ovf  ──ovf::read──┐                                  ┌── OVF 1.x
+//!   .ovf  ─────────────┐                                  ┌── OVF 1.x
 //!   .vmx  ─────────────┤                                  ├── .vmx
 //!   ova.xml ───────────┼──► Package { Machine…, files } ──┼── ova.xml
 //!   .toml ─────────────┘            notes, violations     └── .toml
@@ -20,8 +20,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`machine`], [`package`] | the neutral description; several of them with their files |
-//! | [`ovf`] | OVF 0.9, 1.x and 2.x |
-//! | [`models`] | chips, and how everybody spells them |
+//! | [`ovf`] | OVF 0.9, 1.x and 2.x read, 1.x written |
+//! | [`vmx`] | VMX files |
+//! | [`xva`] | the `ova.xml` of XVA exports |
+//! | [`toml_file`] | machines written by hand |
+//! | [`manifest`], [`certificate`] | digests of a package's files, and the signature over them |
+//! | [`profiles`] | the targets of `--for`, one row each |
+//! | [`models`], [`guest_os`] | chips and operating systems, and how everybody spells them |
+//! | [`placement`] | where each disk hangs |
 //! | [`href`], [`units`], [`text`] | file names, sizes and encodings as descriptions write them |
 //! | [`xml`] | a tree of elements that is safe to make of anything |
 
@@ -36,6 +42,7 @@ pub mod package;
 pub mod placement;
 pub mod profiles;
 pub mod text;
+pub mod toml_file;
 pub mod units;
 pub mod vmx;
 mod written;

@@ -32,7 +32,7 @@ pub struct Profile {
     pub scsi: &'static [&'static str],
     /// Network adapters that it knows; the first is the default. Empty where any will do.
     pub nics: &'static [&'static str],
-    /// Firmware that it can start.
+    /// Firmware that it takes over from a package.
     pub firmware: &'static [Firmware],
     /// What file and machine names may have.
     pub names: Names,
@@ -78,8 +78,12 @@ const ANY_SCSI: &[&str] = &["lsilogic", "lsilogicsas", "buslogic", "pvscsi"];
 const ANY_NIC: &[&str] = &[
     "e1000", "e1000e", "vmxnet3", "vmxnet2", "vmxnet", "pcnet32", "sriov",
 ];
+/// Not what the product can start, but what it takes from a package.
+const BIOS: &[Firmware] = &[Firmware::Bios];
 const BOTH: &[Firmware] = &[Firmware::Bios, Firmware::Efi];
 const VMWARE_BUSES: &[Bus] = &[Bus::Scsi, Bus::Ide, Bus::Sata];
+/// XenCenter looks for disks below these two only.
+const XEN_BUSES: &[Bus] = &[Bus::Scsi, Bus::Ide];
 const NEW_BUSES: &[Bus] = &[Bus::Scsi, Bus::Ide, Bus::Sata, Bus::Nvme];
 
 /// What is written when nobody says for whom: what most products take.
@@ -145,6 +149,7 @@ pub const PROFILES: &[Profile] = &[
     Profile {
         name: "xenserver",
         title: "Citrix XenServer 6.5 and newer",
+        buses: XEN_BUSES,
         container: Container::Xva,
         disk: (DiskKind::Vhd, "dynamic"),
         hardware: "hvm-3.0-unknown",
@@ -154,6 +159,7 @@ pub const PROFILES: &[Profile] = &[
     Profile {
         name: "xcp-ng",
         title: "XCP-ng",
+        buses: XEN_BUSES,
         container: Container::Xva,
         disk: (DiskKind::Vhd, "dynamic"),
         hardware: "hvm-3.0-unknown",
@@ -190,6 +196,7 @@ pub const PROFILES: &[Profile] = &[
         buses: &[Bus::Sata, Bus::Ide, Bus::Scsi],
         scsi: &["lsilogic", "buslogic", "lsilogicsas"],
         nics: &["e1000", "pcnet32", "virtio"],
+        firmware: BIOS,
         ..WIDEST
     },
     Profile {
@@ -205,6 +212,7 @@ pub const PROFILES: &[Profile] = &[
     Profile {
         name: "ganeti",
         title: "Ganeti",
+        firmware: BIOS,
         manifest: Algorithm::Sha1,
         hardware: "vmx-10",
         newest: 0,

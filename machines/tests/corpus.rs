@@ -8,9 +8,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use machines::{ErrorKind, Package, Result, ovf};
+use machines::manifest::Manifest;
+use machines::{ErrorKind, Package, Result, ovf, vmx, xva};
 
-use common::{facts, skipped};
+use common::{facts, machine_facts, skipped};
 
 /// The suite of VMware's own tool: what is in `Pos` it takes, what is in `Neg` it does not.
 const SUITE: &str = "vmware+govmomi/ovf/fixtures/external/OVFToolTemplates/OVF/xmltestfiles/";
@@ -241,5 +242,85 @@ fn facts_of_one_descriptor_a_producer_are_right() {
         let actual = std::env::temp_dir().join("diskferry-golden.txt");
         std::fs::write(&actual, &found).expect("write");
         panic!("diff {} {}", golden.display(), actual.display());
+    }
+}
+
+/// What the tests do with each file of one extension.
+fn each(corpus: &Path, extension: &str, mut what: impl FnMut(&str, Vec<u8>)) -> usize {
+    let mut count = 0;
+    for file in files(corpus) {
+        if file.extension().is_some_and(|e| e == extension) {
+            let name = file
+                .strip_prefix(corpus)
+                .expect("below")
+                .display()
+                .to_string();
+            what(&name, std::fs::read(&file).expect("a file"));
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn every_vmx_is_read_and_written() {
+    let Some(corpus) = corpus("every_vmx_is_read_and_written") else {
+        return;
+    };
+    let count = each(&corpus, "vmx", |name, text| {
+        let package = vmx::read(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let machine = &package.machines[0];
+        let written = vmx::write(machine).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let back = vmx::read(written.text.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (first, second) = (machine_facts(machine), machine_facts(&back.machines[0]));
+        let lines = |text: &str| {
+            let lines = text.lines().filter(|l| !l.contains("settings"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&first), lines(&second), "{name}");
+    });
+    assert!(count > 5, "an empty corpus");
+}
+
+#[test]
+fn every_manifest_is_read() {
+    let Some(corpus) = corpus("every_manifest_is_read") else {
+        return;
+    };
+    let count = each(&corpus, "mf", |name, text| {
+        let manifest = Manifest::parse(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(!manifest.entries.is_empty(), "{name}");
+        assert!(manifest.warnings.is_empty(), "{name}");
+    });
+    assert!(count > 3, "an empty corpus");
+}
+
+#[test]
+fn exports_of_another_writer_are_read() {
+    let Some(corpus) = corpus("exports_of_another_writer_are_read") else {
+        return;
+    };
+    for (name, size) in [("xo-empty.xva", 12 << 20), ("xo-one.xva", 9 << 20)] {
+        let file = corpus.join("generated-thirdparty/xen-orchestra").join(name);
+        let mut tar = Command::new("tar");
+        let text = tar
+            .arg("xOf")
+            .arg(&file)
+            .arg("ova.xml")
+            .output()
+            .expect("tar")
+            .stdout;
+        let appliance = xva::read(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(appliance.version.product, "XCP-ng");
+        assert_eq!(
+            (appliance.version.xapi, appliance.version.export),
+            ((1, 20), 2)
+        );
+        let machine = &appliance.package.machines[0];
+        println!("{name}: {}", machine_facts(machine));
+        assert_eq!(machine.memory, Some(512 << 20));
+        assert_eq!(machine.disks[0].image.capacity, Some(size), "{name}");
+        assert_eq!(machine.nics[0].network.as_deref(), Some("net"));
+        assert_eq!(appliance.streamed.len(), 1);
     }
 }

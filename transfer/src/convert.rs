@@ -18,6 +18,7 @@ use crate::output::file::already_there;
 use crate::output::{DeviceOutput, FileOutput, FileSet, Nowhere, Output, StreamOutput};
 use crate::overlay::Below;
 use crate::packing::{How, Packing};
+use crate::partitions::sector_notes;
 use crate::pass::{self, Destination, Setting, Wanted};
 use crate::reflink;
 use crate::same_storage;
@@ -108,6 +109,9 @@ pub fn convert(
         Place::File { path, .. } | Place::Device(path) => path,
         Place::Stream(_) => Path::new("-"),
     };
+    let format_options = &format_options
+        .clone()
+        .for_sectors(image.source.sector_size());
     let target = driver(format).target(image.source.size(), format_options, file_name)?;
     let job = Job {
         image,
@@ -145,6 +149,9 @@ pub fn measure(
 ) -> Result<Measured> {
     let tip = image.tip().map(|tip| tip.path.as_path());
     let file_name = tip.unwrap_or(Path::new("disk"));
+    let format_options = &format_options
+        .clone()
+        .for_sectors(image.source.sector_size());
     let target = driver(format).target(image.source.size(), format_options, file_name)?;
     let options = ConvertOptions {
         sparse,
@@ -317,7 +324,8 @@ impl Job<'_> {
             false => None,
         };
         let (size, target_size) = (self.image.source.size(), target.size());
-        let notes = target.notes();
+        let mut notes = target.notes();
+        notes.extend(sector_notes(self.image.source.as_ref(), target.as_ref())?);
         let preallocation = target.preallocation();
         let sparse = match preallocation {
             Preallocation::Full => 0,

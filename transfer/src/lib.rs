@@ -40,6 +40,7 @@ pub mod identity;
 pub mod output;
 pub mod overlay;
 pub mod packing;
+pub mod partitions;
 pub mod pass;
 pub mod pipeline;
 pub mod place;

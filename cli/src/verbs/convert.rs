@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -88,7 +88,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     if arguments.output.json {
         report::json(&result.answer())?;
     } else if to_stdout {
-        report::line(result.text().trim_end());
+        result.text().lines().for_each(report::line);
     } else {
         report::text(&result.text())?;
     }
@@ -103,8 +103,9 @@ fn below(
     let Some(name) = &arguments.backing else {
         return Ok(None);
     };
-    // What has a colon may be taken for a protocol; a folder in front says that it is a name.
-    let name = match name.contains(':') && !name.contains('/') {
+    // What has a colon before any slash is taken for a protocol; a folder in front says that it is a name.
+    let first = name.split('/').next();
+    let name = match first.is_some_and(|part| part.contains(':')) {
         true => format!("./{name}"),
         false => name.clone(),
     };
@@ -121,6 +122,15 @@ fn below(
             Error::refused("target", "is the image that it is to stand on")
                 .in_file(&arguments.target)
                 .into(),
+        );
+    }
+    if Path::new(&name)
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        report::warning(
+            "the name of the image below goes through \"..\", which is never followed here when the overlay is read; put \
+             both into one folder",
         );
     }
     let backing = image.tip().map(|tip| tip.as_backing(&name));

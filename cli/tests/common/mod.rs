@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod checks;
+pub mod cost;
 pub mod damage;
 pub mod peers;
 pub mod vhd;

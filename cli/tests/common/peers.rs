@@ -103,6 +103,7 @@ pub fn diskferry_content(source: &Path, folder: &Folder) -> Vec<u8> {
 pub fn seven_zip_agrees(format: &str, image: &Path, raw: &Path, size: u64) {
     let kind = match format {
         "vhd" => "-tVHD",
+        "vhdx" => "-tVHDX",
         "vmdk" => "-tVMDK",
         "vdi" => "-tVDI",
         _ => "-tQCOW",

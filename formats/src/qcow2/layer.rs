@@ -101,6 +101,7 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         Some("raw") => Some(Format::Raw),
         Some("qcow2") => Some(Format::Qcow2),
         Some("vpc" | "vhd") => Some(Format::Vhd),
+        Some("vhdx") => Some(Format::Vhdx),
         Some("vmdk") => Some(Format::Vmdk),
         Some(other) => {
             return Err(Error::unsupported(
@@ -108,7 +109,7 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
                 "the format of the backing file is not supported",
             )
             .found(format!("{other:?}"))
-            .expected("raw, qcow2, vpc or vmdk"));
+            .expected("raw, qcow2, vpc, vhdx or vmdk"));
         }
     };
     Ok(ParentReference {

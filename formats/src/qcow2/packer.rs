@@ -94,8 +94,8 @@ impl PackWorker for Worker {
     }
 }
 
-/// Whether `stream` starts with a Zstandard frame that every decoder takes (RFC 8878, 3.1.1.1): one without a window of its
-/// own, or with a window that is not larger than what libraries allow and not smaller than a block.
+/// Whether `stream` is one Zstandard frame, and one that every decoder takes (RFC 8878, 3.1.1.1): without a window of its own,
+/// or with a window that is not larger than what libraries allow and not smaller than a block.
 fn is_common_frame(stream: &[u8]) -> bool {
     const MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -105,6 +105,7 @@ fn is_common_frame(stream: &[u8]) -> bool {
     // 10 more than the exponent is the log2 of the window.
     let window_bits = 10 + (window >> 3);
     [*a, *b, *c, *d] == MAGIC
+        && zstd_safe::find_frame_compressed_size(stream) == Ok(stream.len())
         && (descriptor & SINGLE_SEGMENT != 0 || (17..27).contains(&window_bits))
 }
 

@@ -14,6 +14,9 @@ use crate::target::{BlockTarget, Identity, Placement, Summary};
 /// A raw image has no blocks of its own: this is the page that file systems allocate.
 const BLOCK: u64 = 4096;
 
+/// The sectors of a disk that does not say which it has.
+const SECTOR: u32 = 512;
+
 /// Raw disks.
 pub struct RawDriver;
 
@@ -30,9 +33,13 @@ impl Driver for RawDriver {
         true
     }
 
-    fn open(&self, storage: StorageRef, _context: &OpenContext) -> Result<Layer> {
+    fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer> {
+        let source = RawSource {
+            storage,
+            sector_size: context.sector_size.unwrap_or(SECTOR),
+        };
         Ok(Layer {
-            source: Arc::new(RawSource { storage }),
+            source: Arc::new(source),
             info: LayerInfo::new(Format::Raw, "plain"),
             parent: None,
             storages: Vec::new(),
@@ -58,18 +65,26 @@ impl Driver for RawDriver {
 /// A storage that is the disk itself.
 pub struct RawSource {
     storage: StorageRef,
+    sector_size: u32,
 }
 
 impl RawSource {
     /// The disk whose bytes are those of `storage`.
     pub fn new(storage: StorageRef) -> RawSource {
-        RawSource { storage }
+        RawSource {
+            storage,
+            sector_size: SECTOR,
+        }
     }
 }
 
 impl BlockSource for RawSource {
     fn size(&self) -> u64 {
         self.storage.len()
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
     }
 
     fn block_size(&self) -> u64 {
@@ -101,6 +116,10 @@ impl BlockTarget for RawTarget {
 
     fn block_size(&self) -> u64 {
         BLOCK
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        None
     }
 
     fn is_sequential(&self) -> bool {

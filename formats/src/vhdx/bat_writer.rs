@@ -15,8 +15,8 @@ const PER_PAGE: u64 = 8192;
 pub struct BatWriter {
     layout: BatLayout,
     offset: u64,
-    /// What stands for a block that nothing was said of.
-    other: BatEntry,
+    /// From this block on, those that nothing was said of are zeros; before, they are not present.
+    zeros_from: u64,
     /// The page that is being filled, and its number.
     open: Option<(u64, Vec<u64>)>,
     /// Pages that were handed out.
@@ -25,13 +25,14 @@ pub struct BatWriter {
 }
 
 impl BatWriter {
-    /// The table of `layout` at byte `offset` of the file; `other` stands for blocks that nothing is said of.
-    pub fn new(layout: BatLayout, offset: u64, other: BatEntry) -> BatWriter {
+    /// The table of `layout` at byte `offset` of the file. Blocks that nothing is said of are not present, those from
+    /// `zeros_from` on zeros.
+    pub fn new(layout: BatLayout, offset: u64, zeros_from: u64) -> BatWriter {
         BatWriter {
             done: BlockSet::new(pages(&layout)),
             layout,
             offset,
-            other,
+            zeros_from,
             open: None,
             ready: Vec::new(),
         }
@@ -67,9 +68,10 @@ impl BatWriter {
     /// Page `number` as it is when nothing was said of any of its blocks.
     fn untouched(&self, number: u64) -> Vec<u64> {
         let first = number * PER_PAGE;
+        let zeros = self.zeros_from..self.layout.blocks();
         (first..first + PER_PAGE)
             .map(|index| match self.layout.slot(index) {
-                Slot::Block(block) if block < self.layout.blocks() => self.other.0,
+                Slot::Block(block) if zeros.contains(&block) => BatEntry::ZERO.0,
                 _ => 0,
             })
             .collect()
@@ -103,10 +105,12 @@ impl BatWriter {
         for page in &self.ready {
             out.write_at(&page.bytes, page.offset)?;
         }
-        if self.other.0 == 0 {
+        if self.zeros_from >= self.layout.blocks() {
             return Ok(());
         }
-        for number in (0..pages(&self.layout)).filter(|number| !self.done.contains(*number)) {
+        let first = self.layout.block_index(self.zeros_from) / PER_PAGE;
+        let numbers = first..pages(&self.layout);
+        for number in numbers.filter(|number| !self.done.contains(*number)) {
             let page = self.untouched(number);
             out.write_at(&to_bytes(&page), self.page_offset(number))?;
         }
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn blocks_are_zeros_and_bitmaps_are_not_there_unless_something_is_said() {
-        let mut writer = BatWriter::new(SMALL, 0, BatEntry::ZERO);
+        let mut writer = BatWriter::new(SMALL, 0, 0);
         writer.set(1, BatEntry::fully_present(4 << 20)).unwrap();
         let out = MemoryTarget::default();
         writer.finish(&out).unwrap();
@@ -153,13 +157,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_before_the_zeros_are_not_present() {
+        for zeros_from in [0, 17, 39, 40, 41] {
+            let out = MemoryTarget::default();
+            BatWriter::new(SMALL, 0, zeros_from).finish(&out).unwrap();
+            let bytes = out.into_bytes();
+            let entries = bytes.as_chunks::<8>().0;
+            let zeros = entries.iter().filter(|entry| entry[0] == 2).count();
+            assert_eq!(zeros as u64, 40u64.saturating_sub(zeros_from));
+        }
+    }
+
+    #[test]
     fn pages_are_handed_out_and_written_once() {
         let layout = BatLayout {
             disk_size: 64 << 30,
             block_size: 1 << 20,
             ..SMALL
         };
-        let mut writer = BatWriter::new(layout, 1 << 20, BatEntry::ZERO);
+        let mut writer = BatWriter::new(layout, 1 << 20, 0);
         writer.set(0, BatEntry(6)).unwrap();
         writer.set(PER_PAGE - 1, BatEntry(6)).unwrap();
         assert!(writer.take().is_empty());

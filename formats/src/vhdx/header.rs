@@ -167,9 +167,7 @@ impl Headers {
             Header::parse(&first, first_at),
             Header::parse(&second, second_at),
         ) {
-            (Err(error), Err(_)) => {
-                Err(error.hint("the other copy is damaged, too: the image cannot be read"))
-            }
+            (Err(error), Err(other)) => Err(error.hint(format!("nor can the other copy be used: {other}"))),
             (Ok(one), Err(damage)) => chosen(one, "1 (the other is damaged)", Some(damage)),
             (Err(damage), Ok(two)) => chosen(two, "2 (the other is damaged)", Some(damage)),
             (Ok(one), Ok(two)) if one.sequence_number > two.sequence_number => {

@@ -74,6 +74,7 @@ pub struct NewImage {
 /// What the image stands on.
 #[derive(Debug, Clone)]
 struct Parent {
+    size: u64,
     disk_id: Option<Uuid>,
     locator: ParentLocator,
 }
@@ -94,6 +95,7 @@ impl NewImage {
     pub fn new(size: u64, options: &Options) -> Result<NewImage> {
         options.check_uncompressed("vhdx")?;
         let backing = options.backing();
+        backing.map_or(Ok(()), check_format)?;
         let is_fixed = options.choice("subformat", &[("dynamic", false), ("fixed", true)])?;
         if is_fixed && backing.is_some() {
             return Err(Error::usage("-B", "is not possible with subformat=fixed"));
@@ -101,7 +103,7 @@ impl NewImage {
         let sector_size = sector_size(
             options,
             "logical_sector_size",
-            backing.map_or(512, |backing| backing.sector_size),
+            backing.map_or(options.source_sector_size(), |backing| backing.sector_size),
         )?;
         let physical_sector_size = sector_size_at_least(options, sector_size)?;
         let disk_size = rounded(size, sector_size)?;
@@ -138,6 +140,12 @@ impl NewImage {
     fn bat_len(&self) -> u64 {
         let entries = self.layout.entries_with_bitmaps();
         (entries * ENTRY).next_multiple_of(MIB).max(MIB)
+    }
+
+    /// The first block that is past the end of the disk below; without one, the first of all.
+    pub fn first_past_parent(&self) -> u64 {
+        let parent = self.parent.as_ref();
+        parent.map_or(0, |parent| parent.size.div_ceil(self.layout.block_size))
     }
 
     /// Byte offset at which blocks start.
@@ -225,21 +233,27 @@ impl Parent {
             return Err(Error::refused("-B", "the image below has no id"));
         };
         Ok(Parent {
+            size: backing.size,
             disk_id: backing.disk_id,
             locator: ParentLocator::new(linkage, &relative_path(&backing.name)?),
         })
     }
 }
 
-/// Fails when a VHDX with these sizes cannot stand on `backing`.
-fn check_same(backing: &Backing, sector_size: u32, block_size: u64) -> Result<()> {
-    if backing.format != Format::Vhdx {
-        return Err(
-            Error::refused("-B", "a VHDX can stand on another VHDX only")
-                .found(backing.format)
-                .hint("convert the image below first, or write a qcow2"),
-        );
+/// Fails unless `backing` is a VHDX.
+fn check_format(backing: &Backing) -> Result<()> {
+    if backing.format == Format::Vhdx {
+        return Ok(());
     }
+    Err(
+        Error::refused("-B", "a VHDX can stand on another VHDX only")
+            .found(backing.format)
+            .hint("convert the image below first, or write a qcow2"),
+    )
+}
+
+/// Fails when a child with these sizes cannot stand on `backing`.
+fn check_same(backing: &Backing, sector_size: u32, block_size: u64) -> Result<()> {
     for (key, found, expected) in [
         (
             "logical_sector_size",
@@ -347,6 +361,7 @@ mod tests {
             format: Format::Vhdx,
             identity: Some(ImageId::Uuid(Uuid::from_u128(1))),
             disk_id: Some(Uuid::from_u128(2)),
+            size: 8192,
             sector_size: 4096,
             block_size: 1 << 20,
         }

@@ -24,7 +24,7 @@ impl DynamicTarget {
     /// specification.
     pub fn new(image: NewImage) -> DynamicTarget {
         DynamicTarget {
-            bat: BatWriter::new(image.layout, BAT_AT, BatEntry::ZERO),
+            bat: BatWriter::new(image.layout, BAT_AT, 0),
             last: None,
             next: image.data_at(),
             image,
@@ -62,6 +62,10 @@ pub(super) fn check_on_disk(image: &NewImage, guest_offset: u64, len: u64) -> Re
 impl BlockTarget for DynamicTarget {
     fn size(&self) -> u64 {
         self.image.layout.disk_size
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.image.layout.sector_size as u32)
     }
 
     fn block_size(&self) -> u64 {

@@ -69,8 +69,8 @@ impl DifferencingTarget {
     /// A disk as `image` says.
     pub fn new(image: NewImage) -> DifferencingTarget {
         DifferencingTarget {
-            // Not present: the parent's.
-            bat: BatWriter::new(image.layout, BAT_AT, BatEntry(0)),
+            // Past the end of the parent, not all readers know by themselves that there are zeros.
+            bat: BatWriter::new(image.layout, BAT_AT, image.first_past_parent()),
             block: None,
             chunk: None,
             bitmaps: Vec::new(),
@@ -115,9 +115,11 @@ impl DifferencingTarget {
         };
         let layout = self.image.layout;
         let visible = layout.visible(block.number).div_ceil(layout.sector_size);
+        // Past the end of the parent there is nothing to show.
+        let is_whole = block.count == visible || block.number >= self.image.first_past_parent();
         let entry = match block.data {
-            None if block.count == visible => BatEntry::ZERO,
-            Some(data) if block.count == visible => BatEntry::fully_present(data),
+            None if is_whole => BatEntry::ZERO,
+            Some(data) if is_whole => BatEntry::fully_present(data),
             // Zeros over a part of the parent's block: the block is there, and nothing was written to it.
             data => {
                 let data = data.unwrap_or_else(|| self.allocate(layout.block_size));
@@ -171,6 +173,10 @@ impl DifferencingTarget {
 impl BlockTarget for DifferencingTarget {
     fn size(&self) -> u64 {
         self.image.layout.disk_size
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.image.layout.sector_size as u32)
     }
 
     fn block_size(&self) -> u64 {

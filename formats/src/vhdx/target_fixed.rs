@@ -31,7 +31,7 @@ impl FixedTarget {
 
     fn write_bat(&self, out: &dyn WritableStorage) -> Result<()> {
         let layout = self.image.layout;
-        let mut bat = BatWriter::new(layout, BAT_AT, BatEntry(0));
+        let mut bat = BatWriter::new(layout, BAT_AT, layout.blocks());
         for index in 0..layout.entries() {
             if let Slot::Block(block) = layout.slot(index) {
                 let data = self.image.data_at() + block * layout.block_size;
@@ -48,6 +48,10 @@ impl FixedTarget {
 impl BlockTarget for FixedTarget {
     fn size(&self) -> u64 {
         self.image.layout.disk_size
+    }
+
+    fn sector_size(&self) -> Option<u32> {
+        Some(self.image.layout.sector_size as u32)
     }
 
     fn block_size(&self) -> u64 {

@@ -16,6 +16,9 @@ pub use devices::{
 };
 pub use disk::{Compression, Disk, DiskFormat, DiskImage, FileReference};
 
+/// More CPUs than any hypervisor knows.
+pub const MAX_CPUS: u32 = 65_536;
+
 /// A virtual machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -281,6 +284,13 @@ pub struct Section {
 }
 
 impl Machine {
+    /// A number of CPUs, or of cores a socket, if there can be so many.
+    pub fn cpu_count(number: u64) -> Option<u32> {
+        u32::try_from(number)
+            .ok()
+            .filter(|n| (1..=MAX_CPUS).contains(n))
+    }
+
     /// The controller with this id.
     pub fn controller(&self, id: ControllerId) -> Option<&Controller> {
         self.controllers.iter().find(|c| c.id == id)

@@ -23,6 +23,10 @@ pub(super) struct Context {
     pub strings: HashMap<String, String>,
     pub used_disks: BTreeSet<String>,
     pub used_networks: BTreeSet<String>,
+    /// Ids of the machines so far.
+    pub machines: BTreeSet<String>,
+    /// How many there are, also without an id.
+    pub count: usize,
     violations: Vec<String>,
 }
 
@@ -144,14 +148,14 @@ fn shared(root: Element, context: &mut Context, package: &mut Package) -> Result
             }
             "DeploymentOptionSection" if is_ovf(&child) => {
                 context.configuration = sections::chosen_configuration(child, &mut package.notes);
-                package.sections.push(kept(child));
+                package.sections.push(kept(child)?);
             }
             "VirtualHardwareSection" | "OperatingSystemSection" if is_ovf(&child) => {
                 context.violation(format!("{name} stands outside of a VirtualSystem"));
-                package.sections.push(kept(child));
+                package.sections.push(kept(child)?);
             }
             "References" | "VirtualSystem" | "VirtualSystemCollection" => {}
-            _ => package.sections.push(kept(child)),
+            _ => package.sections.push(kept(child)?),
         }
     }
     Ok(())
@@ -171,12 +175,12 @@ pub(super) fn check_info(element: Element, context: &mut Context) {
 }
 
 /// An element as it was written.
-pub(super) fn kept(element: Element) -> Section {
-    Section {
+pub(super) fn kept(element: Element) -> Result<Section> {
+    Ok(Section {
         name: name_in_1(element).to_owned(),
         required: is_required(element),
-        xml: element.fragment(),
-    }
+        xml: element.fragment()?,
+    })
 }
 
 /// A collection: its machines, those of collections inside, and what is said of it.
@@ -212,7 +216,7 @@ fn collection(element: Element, context: &mut Context, package: &mut Package) ->
                 if is_section(child) {
                     check_info(child, context);
                 }
-                own.sections.push(kept(child));
+                own.sections.push(kept(child)?);
             }
         }
     }
@@ -227,14 +231,6 @@ fn finish(root: Element, mut context: Context, mut package: Package) -> Result<P
         if !package.networks.iter().any(|n| n.name == name) {
             let name = shown(&name);
             context.violation(format!("network \"{name}\" is not in the NetworkSection"));
-        }
-    }
-    let mut ids = BTreeSet::new();
-    for machine in &package.machines {
-        if let Some(id) = &machine.id
-            && !ids.insert(id)
-        {
-            return Err(Error::malformed(WHAT, "two machines with one id").found(format!("{id:?}")));
         }
     }
     let parents: BTreeSet<&str> = parents(&package);

@@ -2,21 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use formats::{Error, ErrorKind, Result};
+use formats::{Error, Result};
 
 use super::drives;
 use super::envelope::Context;
 use super::item::Item;
 use crate::machine::{
-    Allocation, Bus, Controller, ControllerId, Machine, Nic, OtherDevice, ParallelPort, SerialPort,
-    Sound, UsbController,
+    Allocation, Bus, Controller, ControllerId, MAX_CPUS, Machine, Nic, OtherDevice, ParallelPort,
+    SerialPort, Sound, UsbController,
 };
 use crate::models;
 use crate::text::{clean_name, shown};
 use crate::units;
-
-/// More CPUs than any hypervisor knows.
-const MAX_CPUS: u64 = 65_536;
 
 /// Numbers of CIM_ResourceAllocationSettingData.ResourceType.
 pub(super) mod resource {
@@ -171,26 +168,20 @@ fn cpu(item: &Item, machine: &mut Machine, context: &mut Context) -> Result<()> 
             return Ok(());
         }
     };
-    let sum = u64::from(machine.cpus.unwrap_or(0)).saturating_add(quantity);
-    if sum > MAX_CPUS {
-        return Err(
-            Error::new(ErrorKind::Malformed, item.label(), "too many CPUs")
-                .found(sum)
-                .expected(format!("at most {MAX_CPUS}")),
-        );
-    }
     if quantity == 0 {
         context.violation(format!("{} is no CPU at all", item.label()));
         return Ok(());
     }
-    machine.cpus = u32::try_from(sum).ok();
+    let too_many = |count: u64| {
+        Error::malformed(item.label(), "too many CPUs")
+            .found(count)
+            .expected(format!("at most {MAX_CPUS}"))
+    };
+    let sum = u64::from(machine.cpus.unwrap_or(0)).saturating_add(quantity);
+    machine.cpus = Some(Machine::cpu_count(sum).ok_or_else(|| too_many(sum))?);
     if let Some(cores) = item.cores_per_socket.filter(|c| *c > 0) {
-        let cores = u32::try_from(cores)
-            .ok()
-            .filter(|c| u64::from(*c) <= MAX_CPUS);
-        machine.cores_per_socket = Some(cores.ok_or_else(|| {
-            Error::malformed(item.label(), "too many cores a socket").found(format!("{cores:?}"))
-        })?);
+        let count = Machine::cpu_count(cores).ok_or_else(|| too_many(cores))?;
+        machine.cores_per_socket = Some(count);
     }
     machine.cpu_allocation = allocation(item, 1)?;
     Ok(())

@@ -24,6 +24,8 @@ mod names;
 mod references;
 mod sections;
 mod system;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use formats::Result;

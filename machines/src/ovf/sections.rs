@@ -79,7 +79,11 @@ pub(super) fn operating_system(
 }
 
 /// ProductSection: what `info` shows, and the section itself.
-pub(super) fn product(section: Element, machine: &mut Machine, context: &mut Context) {
+pub(super) fn product(
+    section: Element,
+    machine: &mut Machine,
+    context: &mut Context,
+) -> Result<()> {
     let text = |name: &str| {
         section
             .child(name)
@@ -91,7 +95,7 @@ pub(super) fn product(section: Element, machine: &mut Machine, context: &mut Con
         vendor: text("Vendor"),
         version: text("Version").or_else(|| text("FullVersion")),
         properties: Vec::new(),
-        xml: section.fragment(),
+        xml: section.fragment()?,
     };
     let class = filled(section, "class");
     let instance = filled(section, "instance");
@@ -122,6 +126,7 @@ pub(super) fn product(section: Element, machine: &mut Machine, context: &mut Con
         });
     }
     machine.extra.products.push(product);
+    Ok(())
 }
 
 /// VMware has types with arguments: `string(1..20)`, `ip:Network`, `password(8..)`.

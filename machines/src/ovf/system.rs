@@ -1,6 +1,6 @@
 //! VirtualSystem: one machine.
 
-use formats::Result;
+use formats::{ErrorKind, Result};
 
 use super::envelope::{Context, check_info, kept};
 use super::names::{filled, is_ovf, name_in_1};
@@ -8,6 +8,9 @@ use super::{foreign, hardware, item, sections};
 use crate::machine::{Machine, Section};
 use crate::text::{clean_name, shown};
 use crate::xml::Element;
+
+/// Machines of a package.
+const MAX_MACHINES: usize = 1000;
 
 /// Sections that belong to the envelope or to a collection.
 const MISPLACED: &[&str] = &[
@@ -33,9 +36,21 @@ const HARDWARE_CHILDREN: &[&str] = &[
 /// Reads a machine.
 pub(super) fn read(element: Element, context: &mut Context) -> Result<Machine> {
     check_info(element, context);
+    context.count += 1;
+    if context.count > MAX_MACHINES {
+        return Err(element
+            .error(ErrorKind::Limit, "too many machines")
+            .expected(format!("at most {MAX_MACHINES}")));
+    }
     let mut machine = Machine::default();
     if let Some(id) = filled(element, "id") {
-        machine.id = Some(clean_name(id, "id of a machine")?);
+        let id = clean_name(id, "id of a machine")?;
+        if !context.machines.insert(id.clone()) {
+            return Err(element
+                .malformed("two machines with one id")
+                .found(format!("{id:?}")));
+        }
+        machine.id = Some(id);
     } else {
         context.violation(format!(
             "VirtualSystem in line {} has no id",
@@ -138,7 +153,9 @@ fn read_hardware(section: Element, machine: &mut Machine, context: &mut Context)
     let strangers = section
         .children()
         .filter(|c| !HARDWARE_CHILDREN.contains(&c.name()));
-    machine.extra.hardware_sections.extend(strangers.map(kept));
+    for stranger in strangers {
+        machine.extra.hardware_sections.push(kept(stranger)?);
+    }
     Ok(())
 }
 
@@ -151,7 +168,7 @@ fn section(
 ) -> Result<()> {
     let name = name_in_1(child);
     if !is_ovf(&child) {
-        machine.extra.sections.push(kept(child));
+        machine.extra.sections.push(kept(child)?);
         return Ok(());
     }
     if name.ends_with("Section") {
@@ -160,13 +177,13 @@ fn section(
     match name {
         "Info" | "Name" => {}
         "VirtualHardwareSection" => {
-            let is_picked = hardware.is_some_and(|h| h.line() == child.line());
+            let is_picked = hardware.is_some_and(|h| h.is(child));
             if !is_picked {
-                machine.extra.sections.push(kept(child));
+                machine.extra.sections.push(kept(child)?);
             }
         }
         "OperatingSystemSection" => sections::operating_system(child, machine, context)?,
-        "ProductSection" => sections::product(child, machine, context),
+        "ProductSection" => sections::product(child, machine, context)?,
         "AnnotationSection" => {
             let text = child
                 .child("Annotation")
@@ -180,13 +197,13 @@ fn section(
         }
         misplaced if MISPLACED.contains(&misplaced) => {
             context.violation(format!("{name} stands inside of a VirtualSystem"));
-            machine.extra.sections.push(kept(child));
+            machine.extra.sections.push(kept(child)?);
         }
-        _ if name.ends_with("Section") => machine.extra.sections.push(kept(child)),
+        _ if name.ends_with("Section") => machine.extra.sections.push(kept(child)?),
         // oVirt's plain elements.
         _ => machine.extra.sections.push(Section {
             required: false,
-            ..kept(child)
+            ..kept(child)?
         }),
     }
     Ok(())

@@ -98,17 +98,8 @@ fn drive(
         .unwrap_or_default()
         .to_ascii_lowercase();
     let file = taken.take(dictionary, &format!("{name}.fileName"));
-    let connected_key = format!("{name}.startConnected");
     if kind.contains("cdrom") {
-        taken.take(dictionary, &connected_key);
-        machine.cd_drives.push(CdDrive {
-            controller: Some(id),
-            unit: Some(unit),
-            medium: file.filter(|_| kind == "cdrom-image").map(|f| reference(f)),
-            backing: Some(kind),
-            connected: dictionary.flag(&connected_key),
-            settings: settings(dictionary, &format!("{name}."), taken),
-        });
+        cd(dictionary, (id, unit), kind, file, machine, taken);
         return Ok(());
     }
     if kind.contains("passthru") || kind.contains("rawdisk") {
@@ -141,6 +132,27 @@ fn drive(
         ..Disk::default()
     });
     Ok(())
+}
+
+/// A CD drive of this kind, with what is in it.
+fn cd(
+    dictionary: &Dictionary,
+    (id, unit): (ControllerId, u32),
+    kind: String,
+    file: Option<&str>,
+    machine: &mut Machine,
+    taken: &mut Taken,
+) {
+    let connected = format!("{id}:{unit}.startConnected");
+    taken.take(dictionary, &connected);
+    machine.cd_drives.push(CdDrive {
+        controller: Some(id),
+        unit: Some(unit),
+        medium: file.filter(|_| kind == "cdrom-image").map(reference),
+        backing: Some(kind),
+        connected: dictionary.flag(&connected),
+        settings: settings(dictionary, &format!("{id}:{unit}."), taken),
+    });
 }
 
 fn reference(file: &str) -> FileReference {

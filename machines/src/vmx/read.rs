@@ -142,9 +142,7 @@ fn general(dictionary: &Dictionary, machine: &mut Machine, taken: &mut Taken) ->
 fn small(value: Option<&str>, key: &'static str) -> Result<Option<u32>> {
     let Some(value) = value else { return Ok(None) };
     let wide = number(value, key)?;
-    u32::try_from(wide)
-        .ok()
-        .filter(|n| (1..=65_536).contains(n))
+    Machine::cpu_count(wide)
         .map(Some)
         .ok_or_else(|| Error::malformed(key, "not a number of CPUs").found(wide))
 }

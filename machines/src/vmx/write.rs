@@ -6,7 +6,9 @@ use formats::{Error, Result};
 
 use super::Dictionary;
 use crate::guest_os::vmx_of_vmware;
-use crate::machine::{Bus, CdDrive, ControllerId, Disk, Machine, Nic, Setting, SettingFamily};
+use crate::machine::{
+    Bus, CdDrive, Controller, ControllerId, Disk, Machine, Nic, Setting, SettingFamily,
+};
 use crate::models;
 use crate::placement;
 use crate::text::shown;
@@ -142,7 +144,10 @@ impl Vmx {
         for note in &plan.notes {
             written.note(note.clone());
         }
-        for controller in &plan.controllers {
+        let is_unused = |c: &&Controller| plan.controllers.iter().all(|p| p.id != c.id);
+        let unused = machine.controllers.iter().filter(is_unused);
+        let unused = unused.filter(|c| matches!(c.id.bus, Bus::Scsi | Bus::Sata | Bus::Nvme));
+        for controller in plan.controllers.iter().chain(unused) {
             let id = controller.id;
             // IDE channels are always there.
             if id.bus != Bus::Ide {
@@ -182,12 +187,15 @@ impl Vmx {
         written: &mut Written,
     ) -> Result<()> {
         let name = format!("{id}:{unit}");
-        let file = disk.image.file.as_ref().ok_or_else(|| {
-            Error::malformed(
-                format!("disk {name}"),
-                "no file: a VMX names the file of each disk",
-            )
-        })?;
+        let file = disk.image.file.as_ref();
+        let file = file
+            .filter(|f| !f.href.as_str().trim().is_empty())
+            .ok_or_else(|| {
+                Error::malformed(
+                    format!("disk {name}"),
+                    "no file: a VMX names the file of each disk",
+                )
+            })?;
         let kind = match id.bus {
             Bus::Ide => "ata-hardDisk",
             Bus::Sata => "sata-hardDisk",

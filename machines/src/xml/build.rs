@@ -1,5 +1,6 @@
 //! From text to the tree: well-formedness, namespaces and the caps.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use formats::{Error, Result};
@@ -16,7 +17,7 @@ const MAX_ELEMENTS: usize = 500_000;
 /// Attributes of an element.
 const MAX_ATTRIBUTES: usize = 256;
 /// Prefixes in scope at one place. Each name is looked up among them.
-const MAX_BINDINGS: usize = 256;
+const MAX_BINDINGS: usize = 128;
 
 struct Builder<'w> {
     document: Document,
@@ -44,6 +45,7 @@ pub(super) fn parse(text: String, what: &str) -> Result<Document> {
             bindings: Vec::new(),
             namespaces: vec![String::new()],
             undeclared: Vec::new(),
+            declared: Cell::new(0),
             line_ends: text
                 .bytes()
                 .zip(0u32..)

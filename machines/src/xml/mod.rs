@@ -9,6 +9,8 @@ mod escape;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use formats::{Error, ErrorKind, Result};
@@ -30,6 +32,8 @@ pub struct Document {
     undeclared: Vec<String>,
     /// Where each line ends.
     line_ends: Vec<u32>,
+    /// Bytes of declarations in the fragments that were given out.
+    declared: Cell<usize>,
 }
 
 type Span = Range<u32>;
@@ -107,6 +111,11 @@ impl Document {
 impl<'d> Element<'d> {
     fn node(&self) -> Option<&'d Node> {
         self.document.nodes.get(self.index as usize)
+    }
+
+    /// Whether it is the same element, not only one that looks the same.
+    pub fn is(&self, other: Element) -> bool {
+        std::ptr::eq(self.document, other.document) && self.index == other.index
     }
 
     /// The local name.
@@ -222,14 +231,17 @@ impl<'d> Element<'d> {
     }
 
     /// The element as it was written, with the declarations of prefixes that it takes from outside.
-    pub fn fragment(&self) -> String {
+    ///
+    /// # Errors
+    /// `Limit` if the declarations of all fragments of a document come to more than the document may.
+    pub fn fragment(&self) -> Result<String> {
         let Some(node) = self.node() else {
-            return String::new();
+            return Ok(String::new());
         };
         let text = self.document.slice(&node.span);
         let name_end = (node.local.end.saturating_sub(node.span.start)) as usize;
         let (Some(start), Some(rest)) = (text.get(..name_end), text.get(name_end..)) else {
-            return String::new();
+            return Ok(String::new());
         };
         let mut declarations = String::new();
         for (prefix, namespace) in self.borrowed_prefixes(node) {
@@ -238,25 +250,32 @@ impl<'d> Element<'d> {
                 _ => format!(" xmlns:{prefix}=\"{}\"", escape_attribute(namespace)),
             };
         }
-        format!("{start}{declarations}{rest}")
+        let declared = self
+            .document
+            .declared
+            .get()
+            .saturating_add(declarations.len());
+        self.document.declared.set(declared);
+        if declared > MAX_DECLARED {
+            return Err(self.error(ErrorKind::Limit, "too many declarations of namespaces"));
+        }
+        Ok(format!("{start}{declarations}{rest}"))
     }
 
-    /// Prefixes declared outside of this element that may be used inside: all in scope that occur in its text, and the
-    /// default.
+    /// Prefixes declared outside of this element that may be used inside: those in scope that stand before a colon
+    /// somewhere in its text, and the default.
     fn borrowed_prefixes(&self, node: &Node) -> Vec<(&'d str, &'d str)> {
         let text = self.document.slice(&node.span);
-        let mut seen: Vec<&str> = own_declarations(self.document, node);
+        let words: HashSet<&str> = text.split(':').filter_map(last_word).collect();
+        let mut seen: HashSet<&str> = own_declarations(self.document, node);
         let mut found = Vec::new();
         let mut next = node.outer_scope;
         while let Some(binding) = next.and_then(|i| self.document.bindings.get(i as usize)) {
             let prefix = self.document.slice(&binding.prefix);
             let namespace = self.document.namespace(binding.namespace);
-            if !seen.contains(&prefix) {
-                seen.push(prefix);
-                let is_used = prefix.is_empty() || text.contains(&format!("{prefix}:"));
-                if is_used && !namespace.is_empty() {
-                    found.push((prefix, namespace));
-                }
+            let is_used = prefix.is_empty() || words.contains(prefix);
+            if is_used && seen.insert(prefix) && !namespace.is_empty() {
+                found.push((prefix, namespace));
             }
             next = binding.outer;
         }
@@ -265,15 +284,24 @@ impl<'d> Element<'d> {
     }
 }
 
+/// Bytes of declarations that all fragments of a document together may take from outside.
+const MAX_DECLARED: usize = 16 << 20;
+
+/// The name at the end of a text.
+fn last_word(text: &str) -> Option<&str> {
+    let is_end = |c: char| c.is_whitespace() || "</>\"'=;,()[]{}".contains(c);
+    text.rsplit(is_end).next().filter(|w| !w.is_empty())
+}
+
 /// The prefixes that the start tag of `node` declares.
-fn own_declarations<'d>(document: &'d Document, node: &Node) -> Vec<&'d str> {
-    let mut found = Vec::new();
+fn own_declarations<'d>(document: &'d Document, node: &Node) -> HashSet<&'d str> {
+    let mut found = HashSet::new();
     let mut next = node.scope;
     while next != node.outer_scope {
         let Some(binding) = next.and_then(|i| document.bindings.get(i as usize)) else {
             break;
         };
-        found.push(document.slice(&binding.prefix));
+        found.insert(document.slice(&binding.prefix));
         next = binding.outer;
     }
     found

@@ -13,7 +13,7 @@
 //! | `value.rs` | XML-RPC values |
 //! | `objects.rs` | the rows by class and reference |
 //! | `read.rs` | from rows to machines |
-//! | `fields.rs`, `write.rs` | every field that xapi asks for, and back |
+//! | `fields.rs`, `vm.rs`, `write.rs` | every field that xapi asks for, and back |
 
 mod fields;
 mod objects;
@@ -21,6 +21,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod value;
+mod vm;
 mod write;
 
 pub use read::read;

@@ -6,6 +6,7 @@ use formats::{Error, Result};
 
 use super::objects::{Object, Objects};
 use super::{ATTACHMENT, Appliance, Streamed, Value, Version, WHAT};
+use crate::guest_os::Family;
 use crate::machine::{
     CdDrive, Controller, ControllerId, Disk, DiskFormat, DiskImage, Firmware, GuestOs, Machine,
     Nic, Setting, SettingFamily,
@@ -40,6 +41,7 @@ const KEPT: &[&str] = &[
     "recommendations",
     "reference_label",
     "VCPUs_params",
+    "domain_type",
 ];
 
 /// Classes of devices that nobody else has.
@@ -216,7 +218,7 @@ fn machine(
         cores_per_socket: vm
             .in_map("platform", "cores-per-socket")
             .and_then(|c| c.parse().ok())
-            .filter(|c| (1..=65_536).contains(c)),
+            .and_then(Machine::cpu_count),
         memory: vm.number("memory_static_max")?.filter(|m| *m > 0),
         guest_os: guest_os(vm, objects),
         ..Machine::default()
@@ -235,8 +237,9 @@ fn machine(
 fn cpus(vm: &Object, field: &'static str) -> Result<Option<u32>> {
     match vm.number(field)? {
         None | Some(0) => Ok(None),
-        Some(count) if count <= 65_536 => Ok(u32::try_from(count).ok()),
-        Some(count) => Err(Error::malformed(field, "too many CPUs").found(count)),
+        Some(count) => Machine::cpu_count(count)
+            .map(Some)
+            .ok_or_else(|| Error::malformed(field, "too many CPUs").found(count)),
     }
 }
 
@@ -267,14 +270,16 @@ fn guest_os(vm: &Object, objects: &Objects) -> GuestOs {
     }
 }
 
-/// Fields for a round trip; maps as `key=value;…`, which is how XenCenter writes them into an OVF.
+/// Fields for a round trip; maps as `key=value;…`, which is how XenCenter writes them into an OVF. What every machine has, and what
+/// the machine says itself, is not kept.
 fn kept(vm: &Object, machine: &mut Machine) {
+    let is_windows = machine.guest_os.family() == Family::Windows;
     for field in KEPT {
         let value = match vm.get(field) {
             Some(map @ Value::Struct(_)) => map
                 .pairs()
                 .filter(|(k, v)| !k.contains(['=', ';']) && !v.contains(';'))
-                .filter(|(k, _)| !k.starts_with("diskferry-"))
+                .filter(|(k, v)| !is_usual(field, k, v, is_windows))
                 .map(|(k, v)| format!("{k}={v}"))
                 .collect::<Vec<_>>()
                 .join(";"),
@@ -282,7 +287,7 @@ fn kept(vm: &Object, machine: &mut Machine) {
             Some(value) => value.text().to_owned(),
             None => continue,
         };
-        if !value.is_empty() {
+        if !value.is_empty() && !USUAL.contains(&(field, value.as_str())) {
             machine.extra.settings.push(Setting {
                 family: SettingFamily::Xen,
                 key: (*field).to_owned(),
@@ -290,6 +295,36 @@ fn kept(vm: &Object, machine: &mut Machine) {
                 required: false,
             });
         }
+    }
+}
+
+/// Values that say nothing.
+const USUAL: &[(&str, &str)] = &[
+    ("HVM_boot_policy", "BIOS order"),
+    ("HVM_shadow_multiplier", "1"),
+    ("HVM_shadow_multiplier", "1.000"),
+    ("hardware_platform_version", "0"),
+    ("has_vendor_device", "false"),
+    ("reference_label", "other-install-media"),
+    ("domain_type", "hvm"),
+];
+
+/// Whether a key of a map says nothing, or what the machine says in a field of its own.
+fn is_usual(field: &str, key: &str, value: &str, is_windows: bool) -> bool {
+    match field {
+        "platform" => match key {
+            "device-model" | "secureboot" | "cores-per-socket" | "timeoffset" => true,
+            "nx" | "acpi" | "apic" | "pae" | "hpet" => matches!(value, "true" | "1"),
+            "viridian" => (value == "true") == is_windows,
+            _ => false,
+        },
+        "HVM_boot_params" => key == "firmware" || key == "order" && value == "cdn",
+        "other_config" => match key {
+            "base_template_name" => value.eq_ignore_ascii_case("other install media"),
+            "mac_seed" | "install-methods" | "import_task" => true,
+            _ => key.starts_with("diskferry-"),
+        },
+        _ => false,
     }
 }
 

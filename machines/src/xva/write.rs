@@ -6,16 +6,13 @@ use formats::{Error, Result};
 use sha2::{Digest as _, Sha256};
 
 use super::fields::{self, object};
-use super::{ATTACHMENT, NULL, Value, WHAT};
-use crate::guest_os::Family;
-use crate::machine::{Firmware, Machine, Nic, SettingFamily};
+use super::vm::{CD_PLACE, attachment, boot, device, kept, other_config, places, platform};
+use super::{NULL, Value, WHAT};
+use crate::machine::{Machine, Nic, SettingFamily};
 use crate::written::{Written, listed};
 
 /// Blocks of an export; disks are whole blocks, so that no reader has to think about the last one.
 const BLOCK: u64 = 1 << 20;
-
-/// Where XenServer puts the CD drive, so that the BIOS sees it.
-const CD_PLACE: u32 = 3;
 
 /// An `ova.xml`, and the disks whose blocks have to follow it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -217,16 +214,7 @@ impl Writer<'_> {
             ("other_config", attachment(machine, number)),
         ];
         self.objects.push(object("VBD", &vbd, fields::VBD, fields));
-        let fields = vec![
-            ("uuid", self.uuid(vdi)),
-            ("name_label", name.into()),
-            ("SR", self.storage.as_str().into()),
-            ("VBDs", Value::Array(vec![vbd.as_str().into()])),
-            ("virtual_size", size.into()),
-            ("physical_utilisation", size.into()),
-            ("location", self.uuid(vdi)),
-        ];
-        self.objects.push(object("VDI", vdi, fields::VDI, fields));
+        self.image(vdi, &vbd, name, size);
         self.exported.vdis.push(Vdi {
             reference: vdi.to_owned(),
             machine: index,
@@ -234,6 +222,19 @@ impl Writer<'_> {
             virtual_size: size,
         });
         Ok(vbd.into())
+    }
+
+    fn image(&mut self, vdi: &str, vbd: &str, name: String, size: u64) {
+        let fields = vec![
+            ("uuid", self.uuid(vdi)),
+            ("name_label", name.into()),
+            ("SR", self.storage.as_str().into()),
+            ("VBDs", Value::Array(vec![vbd.into()])),
+            ("virtual_size", size.into()),
+            ("physical_utilisation", size.into()),
+            ("location", self.uuid(vdi)),
+        ];
+        self.objects.push(object("VDI", vdi, fields::VDI, fields));
     }
 
     fn cd(&mut self, number: usize, machine: &Machine, places: &[u32], vm: &str) -> Value {
@@ -419,168 +420,4 @@ impl Writer<'_> {
             ));
         }
     }
-}
-
-/// The number of each disk: what an XVA said before, else the order of disks.
-fn places(machine: &Machine) -> Vec<u32> {
-    let said: Vec<Option<u32>> = machine.disks.iter().map(|d| d.unit).collect();
-    let is_xva = machine.disks.iter().all(|d| d.controller.is_none());
-    let mut sorted = said.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    let are_distinct = sorted.len() == said.len() && !sorted.contains(&None);
-    if is_xva && are_distinct && sorted.iter().flatten().all(|unit| *unit < 255) {
-        return said.into_iter().flatten().collect();
-    }
-    // The CD drive keeps its place.
-    let has_cd = !machine.cd_drives.is_empty();
-    (0..)
-        .filter(|p| !has_cd || *p != CD_PLACE)
-        .take(said.len())
-        .collect()
-}
-
-/// `xvda` for 0 and so on; past the alphabet nobody names them.
-fn device(place: u32) -> String {
-    match u8::try_from(place) {
-        Ok(place) if place < 26 => format!("xvd{}", (b'a' + place) as char),
-        _ => String::new(),
-    }
-}
-
-/// Where the disk hung before, so that the way back is known.
-fn attachment(machine: &Machine, number: usize) -> Value {
-    let mut map = Vec::new();
-    if let Some(disk) = machine.disks.get(number)
-        && let (Some(id), Some(unit)) = (disk.controller, disk.unit)
-    {
-        let model = machine.controller(id).and_then(|c| c.model.as_deref());
-        let model = model.map(|m| format!("/{m}")).unwrap_or_default();
-        map.push((ATTACHMENT.to_owned(), format!("{id}:{unit}{model}").into()));
-    }
-    Value::Struct(map)
-}
-
-/// What XenCenter's words for a map say: `key=value;…`.
-fn joined(machine: &Machine, key: &str) -> Vec<(String, Value)> {
-    let text = machine.setting(SettingFamily::Xen, key).unwrap_or_default();
-    text.split(';')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(k, v)| (k.trim().to_owned(), v.trim().into()))
-        .collect()
-}
-
-fn set(map: &mut Vec<(String, Value)>, key: &str, value: &str) {
-    match map.iter_mut().find(|(k, _)| k == key) {
-        Some(pair) => pair.1 = value.into(),
-        None => map.push((key.to_owned(), value.into())),
-    }
-}
-
-fn platform(machine: &Machine) -> Value {
-    let is_efi = machine.firmware == Some(Firmware::Efi);
-    let mut map = joined(machine, "platform");
-    let is_windows = machine.guest_os.family() == Family::Windows;
-    let defaults = [
-        ("nx", "true"),
-        ("acpi", "1"),
-        ("apic", "true"),
-        ("pae", "true"),
-        ("viridian", if is_windows { "true" } else { "false" }),
-    ];
-    for (key, value) in defaults {
-        if !map.iter().any(|(k, _)| k == key) {
-            set(&mut map, key, value);
-        }
-    }
-    let model = if is_efi {
-        "qemu-upstream-uefi"
-    } else {
-        "qemu-upstream-compat"
-    };
-    set(&mut map, "device-model", model);
-    if let Some(secure) = machine.secure_boot {
-        set(
-            &mut map,
-            "secureboot",
-            if secure { "true" } else { "false" },
-        );
-    }
-    if let Some(cores) = machine.cores_per_socket {
-        set(&mut map, "cores-per-socket", &cores.to_string());
-    }
-    Value::Struct(map)
-}
-
-fn other_config(machine: &Machine) -> Value {
-    let mut map = joined(machine, "other_config");
-    if !map.iter().any(|(k, _)| k == "base_template_name") {
-        set(&mut map, "base_template_name", "Other install media");
-    }
-    let os = &machine.guest_os;
-    let said = [
-        ("diskferry-os-type", os.vmware.clone()),
-        ("diskferry-os-cim", os.cim.map(|c| c.to_string())),
-        ("diskferry-os", os.description.clone()),
-    ];
-    for (key, value) in said {
-        if let Some(value) = value {
-            set(&mut map, key, &value);
-        }
-    }
-    Value::Struct(map)
-}
-
-fn boot(machine: &Machine) -> Vec<(&'static str, Value)> {
-    let mut params = joined(machine, "HVM_boot_params");
-    let firmware = match machine.firmware {
-        Some(Firmware::Efi) => "uefi",
-        _ => "bios",
-    };
-    set(&mut params, "firmware", firmware);
-    if !params.iter().any(|(k, _)| k == "order") {
-        set(&mut params, "order", "cdn");
-    }
-    // A machine that boots from its own kernel stays one.
-    let is_pv = machine
-        .setting(SettingFamily::Xen, "HVM_boot_policy")
-        .is_none()
-        && machine
-            .setting(SettingFamily::Xen, "PV_bootloader")
-            .is_some();
-    let policy = if is_pv { "" } else { "BIOS order" };
-    let domain = if is_pv { "pv" } else { "hvm" };
-    vec![
-        ("HVM_boot_params", Value::Struct(params)),
-        ("HVM_boot_policy", policy.into()),
-        ("domain_type", domain.into()),
-    ]
-}
-
-/// Fields that are kept as they were.
-fn kept(machine: &Machine) -> Vec<(&'static str, Value)> {
-    let texts = [
-        "PV_args",
-        "PV_bootloader",
-        "PV_bootloader_args",
-        "PV_kernel",
-        "PV_legacy_args",
-        "PV_ramdisk",
-        "recommendations",
-        "reference_label",
-        "HVM_shadow_multiplier",
-        "hardware_platform_version",
-    ];
-    let mut said: Vec<(&'static str, Value)> = texts
-        .into_iter()
-        .filter_map(|key| Some((key, machine.setting(SettingFamily::Xen, key)?.into())))
-        .collect();
-    if machine.setting(SettingFamily::Xen, "has_vendor_device") == Some("true") {
-        said.push(("has_vendor_device", true.into()));
-    }
-    said.push((
-        "VCPUs_params",
-        Value::Struct(joined(machine, "VCPUs_params")),
-    ));
-    said
 }

@@ -83,7 +83,9 @@ pub fn machine_facts(machine: &Machine) -> String {
         .filter(|(_, n)| *n > 0)
         .map(|(what, n)| format!("{what} {n}"))
         .collect();
-    let _ = writeln!(out, "  {}", others.join(", "));
+    if !others.is_empty() {
+        let _ = writeln!(out, "  {}", others.join(", "));
+    }
     out
 }
 
@@ -114,4 +116,60 @@ fn nic(nic: &Nic) -> String {
         said(&nic.mac),
         said(&nic.connected)
     )
+}
+
+/// A machine that says something in every field that OVF, VMX and XVA share.
+pub fn full_machine() -> Machine {
+    let text = r#"
+name = "web & <db>"
+description = "first\nsecond"
+uuid = "564d96af-e646-bd86-5c4d-654e7736ef31"
+firmware = "efi"
+secure_boot = true
+cpus = 4
+cores_per_socket = 2
+memory = "4G"
+hardware_version = "vmx-13"
+
+[guest_os]
+vmware = "windows9Server64Guest"
+cim = 116
+description = "Windows Server 2016"
+
+[[controllers]]
+id = "ide1"
+[[controllers]]
+id = "scsi0"
+model = "lsilogicsas"
+
+[[disks]]
+name = "Hard Disk 1"
+controller = "scsi0"
+unit = 0
+image.capacity = "20G"
+image.file = { href = "web-disk1.vmdk" }
+[[disks]]
+name = "Hard Disk 2"
+controller = "scsi0"
+unit = 3
+image.capacity = "1G"
+image.file = { href = "web-disk2.vmdk" }
+
+[[cd_drives]]
+controller = "ide1"
+unit = 0
+connected = false
+
+[[nics]]
+network = "VM Network"
+model = "vmxnet3"
+mac = "00:0c:29:12:34:56"
+connected = true
+[[nics]]
+network = "DMZ"
+model = "e1000"
+mac = "00:0c:29:12:34:57"
+connected = true
+"#;
+    machines::toml_file::read(text.as_bytes()).expect("a machine")
 }

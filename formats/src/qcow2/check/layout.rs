@@ -126,9 +126,17 @@ impl Layout {
             tally.note(Kind::Table, 1, error.offset().unwrap_or(32), || error);
         }
         // Bitmaps that do not fit to the data any more are nobody's: QEMU takes their clusters for leaks, too.
-        let directory = match extensions.bitmaps {
-            Some(directory) if header.autoclear & BITMAPS != 0 => directory,
-            _ => return,
+        if header.autoclear & BITMAPS == 0 {
+            return;
+        }
+        let Some(directory) = extensions.bitmaps else {
+            tally.note(Kind::Table, 1, 88, || {
+                Error::malformed(
+                    "header",
+                    "says that its bitmaps can be used, but names none",
+                )
+            });
+            return;
         };
         let found = Bitmaps::new(storage, directory, header.cluster_size()).and_then(|bitmaps| {
             self.claim("bitmap directory", directory.offset, directory.bytes, tally);

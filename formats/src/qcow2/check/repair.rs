@@ -34,6 +34,9 @@ pub fn repair(mut audit: Audit<'_>, out: &dyn InPlace) -> Result<Repaired> {
             "the image has features that are not known here, and clusters that may belong to them: nothing was written",
         );
     }
+    if audit.header.snapshots == 0 && audit.header.snapshots_offset != 0 {
+        return refused("there is a snapshot table, of no snapshots: nothing was written");
+    }
     let leaks = audit.tally.count(Kind::Leak);
     audit.storage.check_unchanged()?;
     if leaks > 0 {

@@ -111,7 +111,7 @@ impl LogEntry {
     /// Those of the storage.
     pub fn read(ring: &Ring, at: u64, log_guid: Uuid) -> Result<Option<LogEntry>> {
         let first = ring.sector(at)?;
-        let Some(entry) = LogEntry::parse(&first, at, ring.len(), log_guid) else {
+        let Some(entry) = LogEntry::parse(&first, at, ring.size(), log_guid) else {
             return Ok(None);
         };
         let mut sum = checksum_append(0, &first[..4]);

@@ -79,7 +79,7 @@ fn active_part(mut chain: Vec<LogEntry>) -> Vec<LogEntry> {
 fn entries(ring: &Ring, log_guid: Uuid, budget: &Budget) -> Result<BTreeMap<u64, LogEntry>> {
     let mut entries = BTreeMap::new();
     let mut at = 0;
-    while at < ring.len() {
+    while at < ring.size() {
         if at.is_multiple_of(SECTOR * 256) {
             let hole = ring.hole(at)? / SECTOR * SECTOR;
             if hole > 0 {

@@ -134,6 +134,16 @@ fn sectors_of_4096_bytes_have_bits_of_their_own() {
 }
 
 #[test]
+fn past_the_end_of_the_parent_blocks_are_zeros() {
+    let parent = parent();
+    let child = written(12 * MIB, &over(&parent, &[]), &[Data(9 * MIB, &[7; 512])]);
+    let states: Vec<u64> = (0..13).map(|index| entry(&child, index) & 7).collect();
+    assert_eq!(states, [0, 0, 0, 0, 0, 0, 0, 0, 2, 6, 2, 2, 0]);
+    let image = opened(&child, &[("base.vhdx", &parent)]).unwrap();
+    assert_eq!(runs(image.source.as_ref()), "S8192 Z1024 S1024 Z2048");
+}
+
+#[test]
 fn parts_of_sectors_cannot_be_stored() {
     let mut target = target(8 * MIB, &over(&parent(), &[])).unwrap();
     assert_eq!(

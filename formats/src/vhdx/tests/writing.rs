@@ -27,7 +27,7 @@ fn holes_are_zero_entries_without_a_place() {
     let image = small();
     assert_eq!([entry(&image, 0), entry(&image, 4)], [2, 2]);
     assert_eq!(entry(&image, 1), DATA_AT | 6);
-    assert_eq!(entry(&image, 5), DATA_AT + MIB | 6);
+    assert_eq!(entry(&image, 5), (DATA_AT + MIB) | 6);
     assert_eq!(entry(&image, 8), 0);
 }
 
@@ -46,7 +46,7 @@ fn a_fixed_disk_has_all_its_blocks_in_a_row() {
     let image = written(3 * MIB + 512, &fixed, &[Data(MIB, &[1; 512])]);
     assert_eq!(image.len() as u64, DATA_AT + 4 * MIB);
     for block in 0..4 {
-        assert_eq!(entry(&image, block), DATA_AT + block * MIB | 6);
+        assert_eq!(entry(&image, block), (DATA_AT + block * MIB) | 6);
     }
     let layer = layer(&image).unwrap();
     assert_eq!(layer.info.subformat, "fixed");

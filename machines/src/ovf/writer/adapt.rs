@@ -3,7 +3,7 @@
 use crate::guest_os::Family;
 use crate::machine::{Bus, Disk, Machine};
 use crate::placement::{self, Plan};
-use crate::profiles::Profile;
+use crate::profiles::{Container, Profile};
 use crate::text::shown;
 use crate::written::Written;
 
@@ -19,6 +19,12 @@ pub(super) fn adapted(
     let mut machine = machine.clone();
     names(&mut machine, profile, written);
     memory(&mut machine, written);
+    if let Some(firmware) = machine.firmware.filter(|f| !profile.firmware.contains(f)) {
+        written.note(format!(
+            "the target does not take {} over from a package: set it there before the first start",
+            firmware.name()
+        ));
+    }
     buses(&mut machine, profile, written);
     let preferred = profile.buses.first().copied().unwrap_or(Bus::Scsi);
     let mut plan = placement::plan(&machine, preferred);
@@ -80,7 +86,8 @@ fn buses(machine: &mut Machine, profile: &Profile, written: &mut Written) {
             index + 1,
             preferred.name()
         );
-        if family == Family::Windows {
+        // XenServer shows every disk on an IDE bus of its own, whatever the package says.
+        if family == Family::Windows && profile.container != Container::Xva {
             note += "; a Windows without a driver for it stops with 0x7B";
         }
         written.note(note);

@@ -416,7 +416,8 @@ fn settings(out: &mut Writer, machine: &Machine, dialect: Dialect, written: &mut
     if let Some(firmware) = machine.firmware {
         push("firmware", firmware.name().to_owned());
     }
-    if let Some(secure) = machine.secure_boot {
+    let is_efi = machine.firmware == Some(Firmware::Efi);
+    if let Some(secure) = machine.secure_boot.filter(|_| is_efi) {
         push("bootOptions.efiSecureBootEnabled", secure.to_string());
     }
     if let Some(uuid) = &machine.uuid {
