@@ -157,8 +157,16 @@ fn what_is_wrong_is_noticed() {
     let size = 4 * MIB;
     assert_eq!(kind(&[first.clone(), last.clone()], size), None);
     let malformed = Some(ErrorKind::Malformed);
-    assert_eq!(kind(&[first.clone()], size), malformed, "no last block");
-    assert_eq!(kind(&[last.clone()], size), malformed, "no first block");
+    assert_eq!(
+        kind(std::slice::from_ref(&first), size),
+        malformed,
+        "no last block"
+    );
+    assert_eq!(
+        kind(std::slice::from_ref(&last), size),
+        malformed,
+        "no first block"
+    );
     assert_eq!(
         kind(&[first.clone(), last.clone()], size - 1),
         malformed,

@@ -73,7 +73,7 @@ impl<'a> Members<'a> {
     /// # Errors
     /// `Malformed` for what is no header, `Truncated` for data that is not in the file, `Refused` for links, devices and
     /// pipes, `Unsupported` for sparse members, `Limit` for names without end.
-    pub fn next(&mut self) -> Result<Option<Member>> {
+    pub fn next_file(&mut self) -> Result<Option<Member>> {
         if self.state != State::Open {
             return Ok(None);
         }
@@ -250,7 +250,7 @@ mod tests {
         let mut members = Members::new(&storage);
         let mut found = Vec::new();
         loop {
-            match members.next() {
+            match members.next_file() {
                 Ok(Some(member)) => found.push((member.name, member.len)),
                 Ok(None) => return (found, None, members.is_closed()),
                 Err(error) => return (found, Some(error.kind()), members.is_closed()),

@@ -77,7 +77,7 @@ impl Index {
     /// and for checksums that do not follow their blocks; `Unsupported` for members of other kinds.
     pub fn read(storage: &StorageRef) -> Result<Index> {
         let mut members = Members::new(storage.as_ref());
-        let first = members.next()?;
+        let first = members.next_file()?;
         let description = first
             .filter(|member| member.name.trim_start_matches("./") == DESCRIPTION)
             .ok_or_else(|| {
@@ -91,11 +91,11 @@ impl Index {
             unsummed: 0,
             stretches: 0,
         };
-        let mut next = members.next()?;
+        let mut next = members.next_file()?;
         while let Some(member) = next {
             let in_place = |e: Error| e.at(member.header).in_file(storage.path());
             let (reference, number) = block_name(&member.name).map_err(in_place)?;
-            next = members.next()?;
+            next = members.next_file()?;
             let checksum = next
                 .as_ref()
                 .map(|next| builder.checksum(&member, next))
@@ -105,7 +105,7 @@ impl Index {
             let end = match checksum {
                 Some(_) => {
                     let end = members.position();
-                    next = members.next()?;
+                    next = members.next_file()?;
                     end
                 }
                 None => member.offset + member.len.next_multiple_of(crate::tar::BLOCK),
