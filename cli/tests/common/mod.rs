@@ -6,9 +6,12 @@
 pub mod checks;
 pub mod cost;
 pub mod damage;
+pub mod packages;
 pub mod peers;
+pub mod tools;
 pub mod vhd;
 pub mod vmdk;
+pub mod xapi_reader;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -19,6 +22,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// A folder that goes away with the test.
+#[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
