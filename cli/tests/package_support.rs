@@ -3,13 +3,14 @@
 
 mod common;
 
+use common::packages::descriptor::STREAM_URI;
 use common::packages::{
     Algorithm, Bus, Dialect, Grammar, Member, Members, Package, Sum, Tar, Xva, disks, gzip, sha256,
-    xva,
+    tar_of, xva,
 };
 use common::peers::have_qemu;
 use common::tools::{Ganeti, cot, gnu_tar_list, python_tar_list, schema, schema_errors, virt_v2v};
-use common::{Folder, have, s, sha256sum, tools, xapi_reader};
+use common::{Folder, have, s, sha256sum, tools, vsphere_checker, xapi_reader};
 
 const CONTENTS: [(u64, usize); 2] = [(1, 9), (5, 3)];
 
@@ -263,4 +264,151 @@ fn xapis_reader_refuses_what_xapi_refuses() {
     assert!(refused(&newer.members()), "a newer xapi");
     let field = Xva::of(&contents()).replace("<name>affinity</name>", "<name>afinity</name>");
     assert!(refused(&field.members()), "a field is missing");
+}
+
+/// Whether the checker finds fault with a package.
+fn faulty(package: &[u8]) -> Option<String> {
+    let folder = Folder::new();
+    let path = folder.file("web.ova");
+    std::fs::write(&path, package).expect("write");
+    let found = std::panic::catch_unwind(|| vsphere_checker::check(&path)).err()?;
+    let text = found.downcast_ref::<String>().cloned();
+    Some(text.unwrap_or_else(|| "a fault".to_owned()))
+}
+
+/// What the text of the descriptor is changed from and to.
+const FAULTS: &[(&str, &str)] = &[
+    ("<Info>NetworkSection</Info>", ""),
+    ("<Description>A network</Description>", ""),
+    ("vmx-10", "virtualbox-2.2"),
+    ("vmx-10", "vmx-07 vmx-08"),
+    (
+        "<rasd:ResourceSubType>lsilogic<",
+        "<rasd:ResourceSubType>PIIX4<",
+    ),
+    ("<rasd:ResourceType>6<", "<rasd:ResourceType>5<"),
+    ("<rasd:InstanceID>4<", "<rasd:InstanceID>3<"),
+    ("<rasd:AddressOnParent>1<", "<rasd:AddressOnParent>7<"),
+    ("<rasd:AddressOnParent>1<", "<rasd:AddressOnParent>0<"),
+    ("<rasd:Parent>3<", "<rasd:Parent>1<"),
+    ("ovf:/disk/vmdisk1", "ovf:/disk/vmdisk2"),
+    ("ovf:/disk/vmdisk1", "/disk/vmdisk1"),
+    ("byte * 2^20</rasd:", "MegaBytes</rasd:"),
+    (
+        "capacityAllocationUnits=\"byte * 2^20\"",
+        "capacityAllocationUnits=\"MegaBytes\"",
+    ),
+    ("ovf:capacity=\"9\"", "ovf:capacity=\"10\""),
+    ("ovf:fileRef=\"file1\"", "ovf:fileRef=\"file2\""),
+    ("ovf:fileRef=\"file1\"", "ovf:fileRef=\"file3\""),
+    ("#streamOptimized", "#"),
+    (
+        "<rasd:AutomaticAllocation>true</rasd:AutomaticAllocation>",
+        "",
+    ),
+    ("<rasd:Connection>VM Network<", "<rasd:Connection>Other<"),
+    ("ovf:required=\"false\" vmw:key", "vmw:key"),
+    ("Hard Disk 1", "Disk-1"),
+    (" ovf:size=\"", " ovf:size=\"1"),
+    ("<Name>web</Name>", ""),
+    ("<vssd:InstanceID>0</vssd:InstanceID>", ""),
+    ("ovf:href=\"web-disk1", "ovf:href=\"./web-disk1"),
+];
+
+#[test]
+fn the_checker_takes_what_vsphere_takes_and_nothing_else() {
+    let good = Package::of(Dialect::Vmware, &contents());
+    assert_eq!(faulty(&good.ova()), None);
+    for algorithm in Algorithm::ALL {
+        let package = good.clone().manifest(Some((algorithm, Grammar::Canonical)));
+        assert_eq!(faulty(&package.ova()), None);
+    }
+    for bus in [Bus::Ide, Bus::Sata] {
+        assert_eq!(
+            faulty(&good.clone().bus(bus).ova()).is_some(),
+            bus == Bus::Ide
+        );
+    }
+    for (from, to) in FAULTS {
+        let package = good.clone().replace(from, to);
+        assert!(faulty(&package.ova()).is_some(), "{from:?} → {to:?}");
+    }
+    for grammar in Grammar::ALL {
+        let package = good.clone().manifest(Some((Algorithm::Sha256, grammar)));
+        let is_faulty = faulty(&package.ova()).is_some();
+        assert_eq!(is_faulty, grammar != Grammar::Canonical, "{grammar:?}");
+    }
+}
+
+#[test]
+fn the_checker_looks_at_every_sector_of_a_disk() {
+    let content = disks::content(1, 9);
+    let stream = disks::stream(&content);
+    let package = |bytes: Vec<u8>| {
+        let package = Package::new(Dialect::Vmware);
+        package.disk("web-disk1.vmdk", bytes, content.len() as u64, STREAM_URI)
+    };
+    assert_eq!(faulty(&package(stream.clone()).ova()), None);
+    let changed = |at: usize, byte: u8| {
+        let mut stream = stream.clone();
+        stream[at] = byte;
+        stream
+    };
+    let len = stream.len();
+    let first = 64 << 10;
+    for (what, bytes) in [
+        ("version 1", changed(4, 1)),
+        ("a capacity that is not the disk's", changed(12, 1)),
+        ("unclean", changed(72, 1)),
+        ("behind the descriptor", changed(20 * 512, 1)),
+        ("not ended", stream[..len - 512].to_vec()),
+        ("ended twice", [&stream[..], &[0; 512]].concat()),
+        ("a grain at another place", changed(first, 0x80)),
+        (
+            "a grain that does not inflate",
+            changed(first + 500, !stream[first + 500]),
+        ),
+        (
+            "a footer that is not the header",
+            changed(len - 1024 + 12, 1),
+        ),
+        ("nothing at all", Vec::new()),
+    ] {
+        assert!(faulty(&package(bytes).ova()).is_some(), "{what}");
+    }
+    if have_qemu() {
+        let by_qemu = disks::by_qemu(&content, "vmdk", "subformat=streamOptimized");
+        assert!(
+            faulty(&package(by_qemu).ova()).is_some(),
+            "qemu-img ends no stream"
+        );
+    }
+}
+
+#[test]
+fn the_checker_looks_at_the_archive() {
+    let good = Package::of(Dialect::Vmware, &contents());
+    let members = good.members();
+    let wrong: [(&str, Damage); 6] = [
+        ("late descriptor", |m, _| m.rotate_left(1)),
+        ("manifest at the end", |m, _| m[1..].rotate_left(1)),
+        ("disks out of order", |m, last| m.swap(last, last - 1)),
+        ("a stranger", |m, _| {
+            m.push(("stranger.txt".to_owned(), vec![1]))
+        }),
+        ("a missing file", |m, last| m.truncate(last)),
+        ("./ names", |m, _| {
+            m.iter_mut().for_each(|(name, _)| name.insert_str(0, "./"))
+        }),
+    ];
+    for (what, change) in wrong {
+        let mut members = members.clone();
+        change(&mut members, 3);
+        assert!(faulty(&tar_of(&members)).is_some(), "{what}");
+    }
+    let folder = Folder::new();
+    good.write_folder(&folder.file("web"));
+    let checked = vsphere_checker::check(&folder.file("web"));
+    assert_eq!((checked.cpus, checked.memory), (2, 512 << 20));
+    assert_eq!(checked.disks.len(), 2);
 }

@@ -11,6 +11,7 @@ pub mod peers;
 pub mod tools;
 pub mod vhd;
 pub mod vmdk;
+pub mod vsphere_checker;
 pub mod xapi_reader;
 
 use std::fs::{File, OpenOptions};
