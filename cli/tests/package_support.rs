@@ -412,3 +412,27 @@ fn the_checker_looks_at_the_archive() {
     assert_eq!((checked.cpus, checked.memory), (2, 512 << 20));
     assert_eq!(checked.disks.len(), 2);
 }
+
+/// What Xen Orchestra writes is taken in by hosts, so that xapi's reader here has to take it.
+#[test]
+fn xapis_reader_takes_what_xen_orchestra_writes() {
+    let Some(corpus) = std::env::var_os("DISKFERRY_CORPUS") else {
+        return;
+    };
+    let folder = std::path::Path::new(&corpus).join("generated-thirdparty/xen-orchestra");
+    let guests = [
+        (
+            "xo-one.xva",
+            "13b465589b35d5abb444c4cde2b5c47c962e7e4197b8d76702a6b0ea42dc84f7",
+        ),
+        (
+            "xo-empty.xva",
+            "cfadd44a103cbd6d5726fa07b27d7aad2f67ed3930ff96901c486a5beaf7e723",
+        ),
+    ];
+    for (name, digest) in guests {
+        let imported = xapi_reader::import_leniently(&folder.join(name));
+        assert_eq!(imported.machines[0].name, "corpus-vm", "{name}");
+        assert_eq!(imported.disks_of(0)[0].sha256, digest, "{name}");
+    }
+}
