@@ -12,7 +12,7 @@ use formats::{DRIVERS, Error, Format, Image, LayerFile, OpenContext, Options, dr
 use serde::Serialize;
 use transfer::output::file::{folder_of, free_space};
 use transfer::same_storage;
-use transfer::{ConvertOptions, Converted, Losses, Place};
+use transfer::{Converted, CopyOptions, Losses, Place};
 
 use crate::args;
 use crate::failure::Failure;
@@ -39,7 +39,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let below = below(arguments, &context)?;
     let format_options = format_options.over(below.as_ref().map(|(backing, _)| backing.clone()));
-    let options = ConvertOptions {
+    let options = CopyOptions {
         sparse: sparse(arguments.sparse.as_deref())?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),
         verify: arguments.verify,
@@ -47,6 +47,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         reflink: !arguments.no_reflink,
         recompress: arguments.recompress,
         below: below.map(|(_, image)| Arc::new(image)),
+        provided: None,
     };
     let image = open::image(
         &arguments.source,
