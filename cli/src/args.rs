@@ -68,9 +68,13 @@ pub struct Convert {
     /// Format of DST; without it, what its extension says
     #[arg(short = 'O', long, value_name = "FMT")]
     pub target_format: Option<String>,
-    /// Options of the target format; "-o help" lists them
+    /// Options of the target format, or of the disks in a package; "-o help" lists them
     #[arg(short = 'o', long = "options", value_name = "KEY=VALUE,…")]
     pub options: Vec<String>,
+    /// Make what this product takes: esxi-5, esxi-6.7, esxi-7, esxi-8, vsphere, xenserver, xcp-ng, hyper-v, azure,
+    /// virtualbox, proxmox, ganeti, nutanix or kvm
+    #[arg(long = "for", value_name = "PRODUCT")]
+    pub profile: Option<String>,
     /// Compress: qcow2 clusters, or a VMDK as streamOptimized
     #[arg(short = 'c', long)]
     pub compress: bool,
@@ -284,6 +288,12 @@ pub struct Opening {
     /// Size of the logical sectors of a raw disk, which does not say it itself: 512 (default) or 4096 bytes
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
+    /// Which machine of a package that has several: its name, or its number from 1
+    #[arg(long, value_name = "NAME|N")]
+    pub vm: Option<String>,
+    /// Which disk of a package that has several: its number from 1, its name or its file
+    #[arg(long, value_name = "N|NAME")]
+    pub disk: Option<String>,
     /// Read this internal snapshot of a qcow2 image (its name or id) instead of the present state
     #[arg(long, value_name = "NAME|ID")]
     pub snapshot: Option<String>,
