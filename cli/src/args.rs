@@ -106,9 +106,83 @@ pub struct Convert {
     #[arg(long)]
     pub recompress: bool,
     #[command(flatten)]
+    pub packaging: Packaging,
+    #[command(flatten)]
     pub reading: Reading,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// How a package is made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Packages")]
+pub struct Packaging {
+    /// Take the machine from this TOML file; "info --toml" prints one
+    #[arg(long, value_name = "FILE.toml")]
+    pub machine: Option<PathBuf>,
+    /// Call the machine this
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Give it so many CPUs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub cpus: Option<u32>,
+    /// Give it so much memory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Start it with this firmware: bios or efi
+    #[arg(long, value_name = "FIRMWARE", value_parser = firmware)]
+    pub firmware: Option<machines::machine::Firmware>,
+    /// Give it an adapter in this network (may be repeated; these replace the ones it has)
+    #[arg(long, value_name = "NETWORK")]
+    pub nic: Vec<String>,
+    /// Digest of an OVF package's manifest: sha1, sha256 (default), sha512, or none for no manifest
+    #[arg(long, value_name = "ALG", value_parser = manifest)]
+    pub manifest: Option<Manifest>,
+    /// Sign the manifest with this key (PEM, not encrypted)
+    #[arg(long, value_name = "KEY.pem", requires = "cert")]
+    pub sign: Option<PathBuf>,
+    /// The certificate of the key, and those of its issuers (PEM)
+    #[arg(long, value_name = "CERT.pem", requires = "sign")]
+    pub cert: Option<PathBuf>,
+    /// Checksums of an XVA: sha1, which every version reads (default), or xxhash
+    #[arg(long, value_name = "ALG")]
+    pub checksum: Option<BlockChecksum>,
+}
+
+/// Digest of a manifest.
+#[derive(Debug, Clone, Copy)]
+pub enum Manifest {
+    /// There is none.
+    None,
+    /// Of this algorithm.
+    Digest(machines::manifest::Algorithm),
+}
+
+/// Checksums of blocks by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BlockChecksum {
+    /// SHA-1
+    Sha1,
+    /// XXH64
+    Xxhash,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let size = formats::options::parse_size(text).filter(|size| *size > 0);
+    size.ok_or_else(|| "a size like 4G".to_owned())
+}
+
+fn firmware(text: &str) -> Result<machines::machine::Firmware, String> {
+    machines::machine::Firmware::by_name(text).ok_or_else(|| "bios or efi".to_owned())
+}
+
+fn manifest(text: &str) -> Result<Manifest, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Manifest::None);
+    }
+    let algorithm = machines::manifest::Algorithm::by_name(text);
+    let algorithm = algorithm.ok_or_else(|| "sha1, sha256, sha512 or none".to_owned())?;
+    Ok(Manifest::Digest(algorithm))
 }
 
 /// Show what an image is.

@@ -46,6 +46,8 @@ pub struct Source {
     pub file_size: u64,
     /// Whether it stands in a package.
     pub is_packaged: bool,
+    /// Whether a package describes it, but has no file for it.
+    pub is_blank: bool,
     pending: Vec<integrity::Pending>,
     salvage: bool,
 }
@@ -53,17 +55,31 @@ pub struct Source {
 impl Source {
     /// Starts to compute the digests that the disk's files should have, and answers the condition that they have them.
     pub fn watch(&mut self, cancel: &Arc<AtomicBool>) -> Option<Condition> {
-        let holds = integrity::watch(std::mem::take(&mut self.pending), cancel)?;
-        if !self.salvage {
-            return Some(holds);
-        }
-        Some(Arc::new(move || {
-            if let Err(error) = holds() {
-                report::warning(&error.to_string());
-            }
-            Ok(())
-        }))
+        watch(self.take_pending(), cancel, self.salvage)
     }
+
+    /// The digests that its files should have, for whoever watches over them.
+    pub fn take_pending(&mut self) -> Vec<integrity::Pending> {
+        std::mem::take(&mut self.pending)
+    }
+}
+
+/// Starts to compute digests, and answers the condition that they are right. With `salvage`, a wrong one is only told.
+pub fn watch(
+    pending: Vec<integrity::Pending>,
+    cancel: &Arc<AtomicBool>,
+    salvage: bool,
+) -> Option<Condition> {
+    let holds = integrity::watch(pending, cancel)?;
+    if !salvage {
+        return Some(holds);
+    }
+    Some(Arc::new(move || {
+        if let Err(error) = holds() {
+            report::warning(&error.to_string());
+        }
+        Ok(())
+    }))
 }
 
 /// Opens the disk in the file at `path`: the file itself, or the one in the package that `opening` picks. Says on standard
@@ -111,6 +127,7 @@ pub fn disk_or_image(
                 file_size: tip.map_or(0, |tip| tip.file_size()),
                 image,
                 is_packaged: false,
+                is_blank: false,
                 pending: Vec::new(),
                 salvage: context.salvage,
             })
@@ -170,6 +187,7 @@ pub fn disk_of(
         format: disk.format,
         file_size: disk.file_size,
         is_packaged: true,
+        is_blank: disk.is_blank,
         pending: disk.pending,
         salvage: context.salvage,
     })

@@ -17,6 +17,9 @@ use crate::opened::Opened;
 /// Images that may stand on each other by the description.
 const DEPTH: usize = 64;
 
+/// What a disk without a file is stored as.
+const EMPTY: &str = "empty";
+
 /// A disk that was opened.
 pub struct PackageDisk {
     /// Its content.
@@ -27,6 +30,8 @@ pub struct PackageDisk {
     pub format: String,
     /// Bytes that it takes in the package.
     pub file_size: u64,
+    /// Whether it has no file at all: it is described, and was never written to.
+    pub is_blank: bool,
     /// Digests that its files have to have.
     pub pending: Vec<Pending>,
     /// What a user should hear about.
@@ -61,6 +66,7 @@ impl Opened {
         let layers = image.layers.iter().flat_map(|l| &l.info.warnings);
         opener.warnings.extend(layers.cloned());
         Ok(PackageDisk {
+            is_blank: disk.image.file.is_none() && image.layers.is_empty() && format == EMPTY,
             image,
             path,
             format,
@@ -115,7 +121,7 @@ impl Opener<'_> {
                     .in_file(opened.path())
             })?;
             let image = alone(Arc::new(Blank { size }), opened.file.clone());
-            return Ok((image, opened.path().to_owned(), "empty".to_owned(), 0));
+            return Ok((image, opened.path().to_owned(), EMPTY.to_owned(), 0));
         };
         let image = self.image(&disk.image, file, 0)?;
         let tip = image.tip();

@@ -18,6 +18,7 @@
 //! | [`files`] | the files of a package by their names |
 //! | [`opened`], [`disks`], [`choice`] | a package that was opened; the disks in it; picking machines and disks |
 //! | [`seal`], [`integrity`] | manifest and certificate; digests beside the conversion |
+//! | [`write`] | packages that are written |
 
 pub mod choice;
 pub mod disks;
@@ -26,6 +27,7 @@ pub mod integrity;
 pub mod kind;
 pub mod opened;
 pub mod seal;
+pub mod write;
 
 use formats::{Error, Result, StorageRef};
 

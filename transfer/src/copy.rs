@@ -37,6 +37,8 @@ pub struct CopyOptions {
     pub recompress: bool,
     /// The image that the target stands on: only what differs from its disk is stored.
     pub below: Option<Arc<Image>>,
+    /// The ids and times of the target, where they were chosen already.
+    pub identity: Option<Identity>,
     /// What has to hold besides for the target to be put in place. It is asked when the whole disk has been read.
     pub provided: Option<Condition>,
 }
@@ -93,7 +95,8 @@ impl Copy<'_> {
         let wanted = Wanted {
             digests: self.options.digests.clone(),
             affordable_digest: self.options.verify && self.options.digests.is_empty(),
-            fingerprint: self.options.verify || self.options.reproducible.is_some(),
+            fingerprint: self.options.verify
+                || (self.options.reproducible.is_some() && self.options.identity.is_none()),
         };
         if target.packer().is_some() && self.options.sparse == Some(0) {
             return Err(
@@ -216,7 +219,7 @@ impl Copy<'_> {
 
     /// The fingerprint of the source, found in a pass of its own, if ids have to be made from it.
     fn early_fingerprint(&self) -> Result<Option<[u8; 32]>> {
-        if self.options.reproducible.is_none() {
+        if self.options.reproducible.is_none() || self.options.identity.is_some() {
             return Ok(None);
         }
         let wanted = Wanted {
@@ -228,6 +231,9 @@ impl Copy<'_> {
     }
 
     fn identity(&self, fingerprint: Option<[u8; 32]>) -> Identity {
+        if let Some(identity) = self.options.identity {
+            return identity;
+        }
         match (self.options.reproducible, fingerprint) {
             (Some(unix_time), Some(fingerprint)) => {
                 identity::of_content(fingerprint, self.image.source.size(), unix_time)

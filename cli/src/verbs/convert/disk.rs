@@ -14,7 +14,9 @@ use transfer::same_storage;
 use transfer::{CopyOptions, Place};
 
 use super::outcome::Outcome;
-use super::{copy_options, format_of};
+use packages::write::format_of;
+
+use super::copy_options;
 use crate::args;
 use crate::failure::Failure;
 use crate::source::Source;

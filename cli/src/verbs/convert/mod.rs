@@ -5,19 +5,23 @@
 //! | `disk.rs` | an image, a device, a pipe |
 //! | `folder.rs` | an image of each disk of a machine |
 //! | `package.rs` | a package |
+//! | `described.rs` | the machine around a disk, from the command line |
 //! | `outcome.rs` | what is told at the end |
 
+mod described;
 mod disk;
 mod folder;
 mod outcome;
+mod package;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use formats::options::parse_size;
 use formats::{DRIVERS, Error, Format, driver};
-use machines::profiles::{self, DiskKind, Profile};
+use machines::profiles::{self, Profile};
 use packages::Kind;
+use packages::write::format_of;
 use transfer::CopyOptions;
 
 use self::disk::DiskJob;
@@ -41,13 +45,12 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
             Error::usage("--json", "and the disk cannot both go to standard output").into(),
         );
     }
+    let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let format = match target {
         Named::Disk(format) => format,
-        Named::Package(_) => {
-            return Err(Error::unsupported("package", "cannot be written yet").into());
-        }
+        Named::Package(kind) => return package::run(arguments, kind, profile, &context),
     };
-    let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
+    described::refuse(arguments)?;
     let job = DiskJob {
         arguments,
         format,
@@ -111,17 +114,6 @@ fn profile(arguments: &args::Convert) -> Result<Option<&'static Profile>, Failur
             .expected(format!("one of {}", known.join(", ")))
             .into()
     })
-}
-
-/// The format of disks that a profile asks for.
-fn format_of(kind: DiskKind) -> Format {
-    match kind {
-        DiskKind::Vmdk => Format::Vmdk,
-        DiskKind::Vhd => Format::Vhd,
-        DiskKind::Vhdx => Format::Vhdx,
-        DiskKind::Qcow2 => Format::Qcow2,
-        DiskKind::Raw => Format::Raw,
-    }
 }
 
 /// What is to be made: what the user says, what the name of the target says, what the profile says.
