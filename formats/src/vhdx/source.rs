@@ -12,7 +12,7 @@ use crate::joined::{Joined, Place};
 use crate::overlap::{Areas, Inserted, UnitSet};
 use crate::sector_bitmap::{BitOrder, SectorBitmaps};
 use crate::slice_cache::SliceCache;
-use crate::source::{BlockSource, Mapping, Run};
+use crate::source::{BlockSource, Run};
 use crate::storage::StorageRef;
 
 /// Steps that one call of `map` takes at most, each through one slice or one chunk. A disk of nothing but holes is
@@ -354,24 +354,6 @@ impl VhdxSource {
         Ok(())
     }
 
-    /// What the table says from `offset` on, joined as far as `limit` and the work of one call go.
-    fn join(&self, offset: u64, limit: u64) -> Result<Run> {
-        let mut run = Joined::new(offset, limit);
-        let mut read = 0;
-        for _ in 0..STEPS_PER_RUN {
-            if !run.is_open() || read >= SLICES_PER_RUN {
-                break;
-            }
-            match self.extend(&mut run) {
-                Ok(was_read) => read += usize::from(was_read),
-                Err(error) if run.is_empty() => return Err(error.in_file(self.storage.path())),
-                // Said when that block is asked for.
-                Err(_) => run.close(),
-            }
-        }
-        Ok(run.into_plain_run(&self.storage))
-    }
-
     fn illegal(&self, block: u64, entry: BatEntry) -> Error {
         let (kind, states) = match self.layout.is_differencing {
             true => ("a state that does not exist", "0, 1, 2, 3, 6, 7"),
@@ -419,18 +401,19 @@ impl BlockSource for VhdxSource {
     }
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        let left = self.layout.block_size - offset % self.layout.block_size;
-        let first = self.join(offset, limit.min(left))?;
-        let Mapping::Stored { offset: at, .. } = first.mapping else {
-            return self.join(offset, limit);
-        };
-        // Fixed disks and large blocks have holes of the file in them. The file is asked before all that follows is
-        // joined, so that no call goes further than its answer.
-        let (len, is_data) = self.storage.extent(at, limit)?;
-        let run = self.join(offset, limit.min(len))?;
-        Ok(match is_data {
-            true => run,
-            false => Run::new(run.len, Mapping::Zero),
-        })
+        let mut run = Joined::new(offset, limit);
+        let mut read = 0;
+        for _ in 0..STEPS_PER_RUN {
+            if !run.is_open() || read >= SLICES_PER_RUN {
+                break;
+            }
+            match self.extend(&mut run) {
+                Ok(was_read) => read += usize::from(was_read),
+                Err(error) if run.is_empty() => return Err(error.in_file(self.storage.path())),
+                // Said when that block is asked for.
+                Err(_) => run.close(),
+            }
+        }
+        Ok(run.into_plain_run(&self.storage))
     }
 }
