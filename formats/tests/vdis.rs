@@ -146,7 +146,7 @@ fn what_the_header_says_is_told() {
     );
     let detail = |name: &str| info.details.iter().find(|(n, _)| *n == name).map(|d| &d.1);
     let text = |text: &str| Some(Detail::Text(text.to_owned()));
-    assert_eq!(detail("comment").cloned(), text("made \\u{1b}[31mby hand"));
+    assert_eq!(detail("comment").cloned(), text("made \u{1b}[31mby hand"));
     assert_eq!(
         detail("header_text").cloned(),
         text("<<< Oracle VM VirtualBox Disk Image >>>")
