@@ -42,6 +42,7 @@ pub mod budget;
 pub mod codec;
 pub mod driver;
 mod error;
+mod findings;
 pub mod in_place;
 mod joined;
 mod luks;

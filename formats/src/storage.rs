@@ -216,8 +216,12 @@ impl Storage for FileStorage {
             Err(_) => return Ok((limit, true)),
         };
         match data {
-            // No data up to the end: a hole.
-            None => Ok((limit, false)),
+            // No data up to the end: a hole, unless the file has become shorter, which reading says.
+            None => Ok((
+                limit,
+                self.seek(SeekFrom::End(0))?
+                    .is_some_and(|end| end < self.len),
+            )),
             Some(start) if start > offset => Ok(((start - offset).min(limit), false)),
             Some(_) => {
                 let end = self.seek(SeekFrom::Hole(offset))?.unwrap_or(self.len);
@@ -489,6 +493,15 @@ mod tests {
         // A file system without holes may say that all of it is data.
         assert!(data || len <= 2 << 20);
         assert!(storage.extent(2 << 20, 4096).unwrap().1);
+    }
+
+    #[test]
+    fn what_was_cut_off_a_file_is_no_hole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4 << 20).unwrap();
+        let storage = FileStorage::open(file.path()).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        assert_eq!(storage.extent(2 << 20, 4096).unwrap(), (4096, true));
     }
 
     #[test]

@@ -7,16 +7,18 @@ pub mod checks;
 pub mod cost;
 pub mod damage;
 pub mod peers;
+pub mod skip;
 pub mod vhd;
 pub mod vmdk;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+
+pub use skip::skip;
 
 /// A folder that goes away with the test.
 pub struct Folder(tempfile::TempDir);
@@ -166,20 +168,6 @@ pub fn have(program: &str) -> bool {
         skip(&format!("needs {program}"));
     }
     found
-}
-
-/// Counts the calling test as skipped, or fails it where none may be (`DISKFERRY_NO_SKIP`).
-pub fn skip(why: &str) {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(
-        std::env::var_os("DISKFERRY_NO_SKIP").is_none(),
-        "{name} {why}"
-    );
-    eprintln!("SKIPPED {name}: {why}");
-    if let Some(list) = std::env::var_os("DISKFERRY_SKIPPED") {
-        let file = OpenOptions::new().append(true).create(true).open(list);
-        let _ = file.and_then(|mut file| writeln!(file, "{name}: {why}"));
-    }
 }
 
 /// Runs another program; it must succeed.
