@@ -68,9 +68,13 @@ pub struct Convert {
     /// Format of DST; without it, what its extension says
     #[arg(short = 'O', long, value_name = "FMT")]
     pub target_format: Option<String>,
-    /// Options of the target format; "-o help" lists them
+    /// Options of the target format, or of the disks in a package; "-o help" lists them
     #[arg(short = 'o', long = "options", value_name = "KEY=VALUE,…")]
     pub options: Vec<String>,
+    /// Make what this product takes: esxi-5, esxi-6.7, esxi-7, esxi-8, vsphere, xenserver, xcp-ng, hyper-v, azure,
+    /// virtualbox, proxmox, ganeti, nutanix or kvm
+    #[arg(long = "for", value_name = "PRODUCT")]
+    pub profile: Option<String>,
     /// Compress: qcow2 clusters, or a VMDK as streamOptimized
     #[arg(short = 'c', long)]
     pub compress: bool,
@@ -102,9 +106,83 @@ pub struct Convert {
     #[arg(long)]
     pub recompress: bool,
     #[command(flatten)]
+    pub packaging: Packaging,
+    #[command(flatten)]
     pub reading: Reading,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// How a package is made.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Packages")]
+pub struct Packaging {
+    /// Take the machine from this TOML file; "info --toml" prints one
+    #[arg(long, value_name = "FILE.toml")]
+    pub machine: Option<PathBuf>,
+    /// Call the machine this
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Give it so many CPUs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub cpus: Option<u32>,
+    /// Give it so much memory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Start it with this firmware: bios or efi
+    #[arg(long, value_name = "FIRMWARE", value_parser = firmware)]
+    pub firmware: Option<machines::machine::Firmware>,
+    /// Give it an adapter in this network (may be repeated; these replace the ones it has)
+    #[arg(long, value_name = "NETWORK")]
+    pub nic: Vec<String>,
+    /// Digest of an OVF package's manifest: sha1, sha256 (default), sha512, or none for no manifest
+    #[arg(long, value_name = "ALG", value_parser = manifest)]
+    pub manifest: Option<Manifest>,
+    /// Sign the manifest with this key (PEM, not encrypted)
+    #[arg(long, value_name = "KEY.pem", requires = "cert")]
+    pub sign: Option<PathBuf>,
+    /// The certificate of the key, and those of its issuers (PEM)
+    #[arg(long, value_name = "CERT.pem", requires = "sign")]
+    pub cert: Option<PathBuf>,
+    /// Checksums of an XVA: sha1, which every version reads (default), or xxhash
+    #[arg(long, value_name = "ALG")]
+    pub checksum: Option<BlockChecksum>,
+}
+
+/// Digest of a manifest.
+#[derive(Debug, Clone, Copy)]
+pub enum Manifest {
+    /// There is none.
+    None,
+    /// Of this algorithm.
+    Digest(machines::manifest::Algorithm),
+}
+
+/// Checksums of blocks by their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BlockChecksum {
+    /// SHA-1
+    Sha1,
+    /// XXH64
+    Xxhash,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let size = formats::options::parse_size(text).filter(|size| *size > 0);
+    size.ok_or_else(|| "a size like 4G".to_owned())
+}
+
+fn firmware(text: &str) -> Result<machines::machine::Firmware, String> {
+    machines::machine::Firmware::by_name(text).ok_or_else(|| "bios or efi".to_owned())
+}
+
+fn manifest(text: &str) -> Result<Manifest, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Manifest::None);
+    }
+    let algorithm = machines::manifest::Algorithm::by_name(text);
+    let algorithm = algorithm.ok_or_else(|| "sha1, sha256, sha512 or none".to_owned())?;
+    Ok(Manifest::Digest(algorithm))
 }
 
 /// Show what an image is.
@@ -284,6 +362,12 @@ pub struct Opening {
     /// Size of the logical sectors of a raw disk, which does not say it itself: 512 (default) or 4096 bytes
     #[arg(long, value_name = "BYTES", value_parser = sector_size)]
     pub sector_size: Option<u32>,
+    /// Which machine of a package that has several: its name, or its number from 1
+    #[arg(long, value_name = "NAME|N")]
+    pub vm: Option<String>,
+    /// Which disk of a package that has several: its number from 1, its name or its file
+    #[arg(long, value_name = "N|NAME")]
+    pub disk: Option<String>,
     /// Read this internal snapshot of a qcow2 image (its name or id) instead of the present state
     #[arg(long, value_name = "NAME|ID")]
     pub snapshot: Option<String>,

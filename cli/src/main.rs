@@ -8,6 +8,7 @@ mod failure;
 mod open;
 mod render;
 mod report;
+mod source;
 mod verbs;
 mod watch;
 mod work;

@@ -68,6 +68,21 @@ impl Work {
         }
     }
 
+    /// Another job, which the same signals stop, with an account of its own.
+    pub fn again(&self) -> Work {
+        Work {
+            threads: self.threads,
+            cancel: self.cancel.clone(),
+            progress: Progress::default(),
+            salvage: self.salvage.as_ref().map(|_| Salvage::default()),
+        }
+    }
+
+    /// Set when the user wants it to stop.
+    pub fn cancel(&self) -> &Arc<AtomicBool> {
+        &self.cancel
+    }
+
     /// What was read as zeros.
     pub fn losses(&self) -> Losses {
         self.salvage

@@ -170,6 +170,12 @@ impl Error {
         self
     }
 
+    /// As [`Error::at`], unless an offset was set closer to the cause.
+    pub fn near(mut self, offset: u64) -> Self {
+        self.0.offset.get_or_insert(offset);
+        self
+    }
+
     /// The file it is about; a path that was set closer to the cause stays.
     pub fn in_file(mut self, path: &Path) -> Self {
         self.0.path.get_or_insert_with(|| path.to_owned());

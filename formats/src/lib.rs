@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`source`], [`target`] | the two traits, [`Run`] and [`Mapping`], [`Placement`] |
 //! | [`storage`], [`in_place`] | files, block devices, slices of them, memory; a file that is repaired |
+//! | [`parts`], [`unpacked`] | storages one behind the other; what a gzip, zstd or bzip2 file holds |
 //! | [`mod@driver`] | the registry: one line a format |
 //! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
 //! | [`stack`] | chains, pieces in a row, windows: disks made of disks |
@@ -41,12 +42,14 @@ pub mod budget;
 pub mod codec;
 pub mod driver;
 mod error;
+mod findings;
 pub mod in_place;
 mod joined;
 mod luks;
 pub mod open;
 pub mod options;
 mod overlap;
+pub mod parts;
 pub mod probe;
 pub mod qcow2;
 pub mod raw;
@@ -60,6 +63,7 @@ pub mod storage;
 pub mod table;
 pub mod tar;
 pub mod target;
+pub mod unpacked;
 mod utf16;
 pub mod vdi;
 pub mod vhd;
@@ -77,6 +81,7 @@ pub use in_place::{InPlace, InPlaceFile};
 pub use luks::Passphrase;
 pub use open::{Image, LayerFile, open, open_storage};
 pub use options::Options;
+pub use parts::PartsStorage;
 pub use probe::{format_by_extension, probe};
 pub use reader::RunReader;
 pub use reference::ReferencePolicy;
@@ -87,3 +92,4 @@ pub use target::{
     BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Preallocation, Summary,
     TableWrite,
 };
+pub use unpacked::{Packing, UnpackedStorage};

@@ -171,6 +171,39 @@ pub fn open_alone(
     Ok((file, layer.parent))
 }
 
+/// As [`open_storage`], with `parent` below it whatever file the image itself names: packages say so in their description.
+///
+/// # Errors
+/// As [`open_storage`]; `Malformed` when the image knows that it stands on another one.
+pub fn open_over(
+    storage: StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+    parent: Image,
+) -> Result<Image> {
+    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
+    if let (Some(reference), Some(tip)) = (&layer.parent, parent.tip()) {
+        check_identity(reference, &tip.info, tip.source.sector_size(), &tip.path)?;
+    }
+    check_chain(&parent.layers, &storage)?;
+    let mut storages = vec![storage.clone()];
+    storages.extend(layer.storages.iter().cloned());
+    storages.extend(parent.storages);
+    let mut layers = vec![LayerFile {
+        path: storage.path().to_owned(),
+        info: layer.info,
+        source: layer.source.clone(),
+        storage,
+        further: layer.storages,
+    }];
+    layers.extend(parent.layers);
+    Ok(Image {
+        source: Arc::new(Stack::new(layer.source, vec![parent.source])),
+        layers,
+        storages,
+    })
+}
+
 fn open_layer(
     storage: &StorageRef,
     format: Option<Format>,
@@ -335,12 +368,16 @@ fn open_named(
     let storage = context.references.open(child, name, reference.structure)?;
     let path = storage.path().to_owned();
     let layer = open_layer(&storage, reference.format, context).map_err(|e| e.in_file(&path))?;
-    check_identity(reference, &layer, &path)?;
+    check_identity(reference, &layer.info, layer.source.sector_size(), &path)?;
     Ok((storage, layer))
 }
 
-fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> Result<()> {
-    let found = parent.source.sector_size();
+fn check_identity(
+    reference: &ParentReference,
+    parent: &LayerInfo,
+    found: u32,
+    path: &Path,
+) -> Result<()> {
     if let Some(expected) = reference.sector_size.filter(|size| *size != found) {
         return Err(Error::malformed(
             reference.structure,
@@ -351,19 +388,13 @@ fn check_identity(reference: &ParentReference, parent: &Layer, path: &Path) -> R
         .in_file(path));
     }
     let expected = &reference.identities;
-    if expected.is_empty()
-        || parent
-            .info
-            .identity
-            .is_some_and(|id| expected.contains(&id))
-    {
+    if expected.is_empty() || parent.identity.is_some_and(|id| expected.contains(&id)) {
         return Ok(());
     }
     Err(
         Error::malformed(reference.structure, "the parent is another image")
             .found(
                 parent
-                    .info
                     .identity
                     .map_or("no id".to_owned(), |id| format!("id {id}")),
             )

@@ -33,8 +33,7 @@ const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let head = Head::read(storage)?;
     let path = storage.path();
-    let extension = extension(path);
-    let named_raw = RAW_EXTENSIONS.contains(&extension.as_str()) || storage.is_device();
+    let named_raw = is_named_raw(path) || storage.is_device();
     let found: Vec<Format> = DRIVERS
         .iter()
         .filter(|d| d.format() != Format::Raw && d.recognises(&head))
@@ -100,6 +99,11 @@ fn contradiction(path: &Path, magic: &str) -> Error {
     )
     .hint("say -f raw if it is a raw disk, or -f with the format if the name is wrong")
     .in_file(path)
+}
+
+/// Whether the name of a file says that it is a raw disk.
+pub fn is_named_raw(path: &Path) -> bool {
+    RAW_EXTENSIONS.contains(&extension(path).as_str())
 }
 
 /// The format that a file name ends in, if it does.

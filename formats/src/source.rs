@@ -24,10 +24,11 @@ pub trait BlockSource: Send + Sync {
     ///
     /// `offset < size()`, `limit > 0` and `offset + limit <= size()` hold: callers go through [`run_at`]. The run is
     /// not empty and no longer than `limit`; neighbours of the same kind are joined where that costs nothing, so that a
-    /// huge hole is one run.
+    /// huge hole is one run. Holes of the file need not be looked for: [`run_at`] does that.
     ///
     /// # Errors
-    /// A table entry that cannot be true: past the end of the file, misaligned, reserved bits set.
+    /// A table entry that cannot be true: past the end of the file, misaligned, reserved bits set. They say file and
+    /// offset.
     fn map(&self, offset: u64, limit: u64) -> Result<Run>;
 }
 
@@ -87,11 +88,20 @@ impl Mapping {
     }
 }
 
-/// The run of `source` at `offset`: [`BlockSource::map`] with its contract enforced on both sides.
+/// The run of `source` at `offset`: [`BlockSource::map`] with its contract enforced on both sides. What is a hole of the
+/// file is zeros, and need not be read.
 ///
 /// # Errors
-/// Those of `map`, and `Malformed` when a source breaks its contract.
+/// Those of `map` and of the storage, and `Malformed` when a source breaks its contract.
 pub fn run_at(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
+    without_hole(mapped(source, offset, limit)?)
+}
+
+/// [`run_at`] for disks that are made of others: the file is asked for holes once, and not by every disk on the way.
+///
+/// # Errors
+/// As [`run_at`].
+pub(crate) fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
     let left = source.size().saturating_sub(offset);
     let limit = limit.min(left);
     if limit == 0 {
@@ -109,4 +119,89 @@ pub fn run_at(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> 
         );
     }
     Ok(run)
+}
+
+/// The first part of `run` that is all data or all hole of the file. Storages that decrypt have no holes: what the file
+/// system reads there as zeros is no zeros when it is decrypted.
+fn without_hole(run: Run) -> Result<Run> {
+    let Mapping::Stored { storage, offset } = &run.mapping else {
+        return Ok(run);
+    };
+    // Behind its end a file has neither: reading says so.
+    if offset.saturating_add(run.len) > storage.len() {
+        return Ok(run);
+    }
+    let (len, is_data) = storage.extent(*offset, run.len)?;
+    let len = len.clamp(1, run.len);
+    Ok(match is_data {
+        true => Run::new(len, run.mapping),
+        false => Run::new(len, Mapping::Zero),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::raw::RawSource;
+    use crate::stack::{Stack, Window, Zeros};
+    use crate::storage::Storage;
+
+    /// A file of 64 KiB with data from byte 4096 to byte 8192.
+    #[derive(Debug)]
+    struct Holey;
+
+    impl Storage for Holey {
+        fn len(&self) -> u64 {
+            65536
+        }
+        fn path(&self) -> &Path {
+            Path::new("holey")
+        }
+        fn read_at(&self, buf: &mut [u8], _offset: u64) -> Result<()> {
+            buf.fill(1);
+            Ok(())
+        }
+        fn extent(&self, offset: u64, limit: u64) -> Result<(u64, bool)> {
+            Ok(match offset / 4096 {
+                0 => (limit.min(4096 - offset), false),
+                1 => (limit.min(8192 - offset), true),
+                _ => (limit, false),
+            })
+        }
+    }
+
+    fn runs(source: &dyn BlockSource) -> Vec<(u64, Option<u64>)> {
+        let (mut at, mut all) = (0, Vec::new());
+        while at < source.size() {
+            let run = run_at(source, at, u64::MAX).unwrap();
+            at += run.len;
+            all.push(match run.mapping {
+                Mapping::Stored { offset, .. } => (run.len, Some(offset)),
+                _ => (run.len, None),
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn holes_of_the_file_are_zeros_however_disks_are_put_together() {
+        let disk: Arc<dyn BlockSource> = Arc::new(RawSource::new(Arc::new(Holey)));
+        let expected = [(4096, None), (4096, Some(4096)), (57344, None)];
+        assert_eq!(runs(disk.as_ref()), expected);
+        assert_eq!(runs(&Window::new(disk.clone(), 65536)), expected);
+        // A hole hides what is below it.
+        let below: Arc<dyn BlockSource> = Arc::new(Zeros(65536));
+        assert_eq!(runs(&Stack::new(disk, vec![below])), expected);
+        let part = RawSource::part(Arc::new(Holey), 6144..10240);
+        assert_eq!(runs(&part), [(2048, Some(6144)), (2048, None)]);
+    }
+
+    #[test]
+    fn behind_the_end_of_the_file_there_is_no_hole() {
+        let part = RawSource::part(Arc::new(Holey), 61440..69632);
+        assert_eq!(runs(&part), [(8192, Some(61440))]);
+    }
 }

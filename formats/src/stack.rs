@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::source::{BlockSource, Mapping, Run, run_at};
+use crate::source::{BlockSource, Mapping, Run, mapped};
 
 /// A chain of layers that reads as one disk: the tip first, the base last.
 pub struct Stack {
@@ -42,7 +42,7 @@ impl BlockSource for Stack {
             if offset >= layer.size() {
                 return Ok(Run::new(limit, Mapping::Zero));
             }
-            let run = run_at(layer.as_ref(), offset, limit)?;
+            let run = mapped(layer.as_ref(), offset, limit)?;
             if !matches!(run.mapping, Mapping::Absent) {
                 return Ok(run);
             }
@@ -82,7 +82,7 @@ impl BlockSource for Window {
         if offset >= self.inner.size() {
             return Ok(Run::new(limit, Mapping::Zero));
         }
-        run_at(self.inner.as_ref(), offset, limit)
+        mapped(self.inner.as_ref(), offset, limit)
     }
 }
 
@@ -149,7 +149,7 @@ impl BlockSource for Concat {
         if offset - start >= piece.size() {
             return Ok(Run::new(limit, Mapping::Zero));
         }
-        run_at(piece.as_ref(), offset - start, limit)
+        mapped(piece.as_ref(), offset - start, limit)
     }
 }
 

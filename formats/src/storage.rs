@@ -216,8 +216,12 @@ impl Storage for FileStorage {
             Err(_) => return Ok((limit, true)),
         };
         match data {
-            // No data up to the end: a hole.
-            None => Ok((limit, false)),
+            // No data up to the end: a hole, unless the file has become shorter, which reading says.
+            None => Ok((
+                limit,
+                self.seek(SeekFrom::End(0))?
+                    .is_some_and(|end| end < self.len),
+            )),
             Some(start) if start > offset => Ok(((start - offset).min(limit), false)),
             Some(_) => {
                 let end = self.seek(SeekFrom::Hole(offset))?.unwrap_or(self.len);
@@ -270,6 +274,7 @@ pub struct SliceStorage {
     inner: StorageRef,
     start: u64,
     len: u64,
+    name: Option<PathBuf>,
 }
 
 impl SliceStorage {
@@ -279,9 +284,28 @@ impl SliceStorage {
     /// `Truncated` when they are not all there.
     pub fn new(inner: StorageRef, start: u64, len: u64) -> Result<SliceStorage> {
         match start.checked_add(len) {
-            Some(end) if end <= inner.len() => Ok(SliceStorage { inner, start, len }),
+            Some(end) if end <= inner.len() => Ok(SliceStorage {
+                inner,
+                start,
+                len,
+                name: None,
+            }),
             _ => Err(past_the_end(inner.path(), start, len, inner.len())),
         }
+    }
+
+    /// As [`SliceStorage::new`], for a part that is a file of its own: a member of a package. `path` is its name in
+    /// messages and for probing (`web.ova/web-disk1.vmdk`), and it has an identity of its own, so that one member can be
+    /// the parent of another.
+    ///
+    /// # Errors
+    /// As [`SliceStorage::new`].
+    pub fn named(inner: StorageRef, start: u64, len: u64, path: &Path) -> Result<SliceStorage> {
+        let slice = Self::new(inner, start, len)?;
+        Ok(SliceStorage {
+            name: Some(path.to_owned()),
+            ..slice
+        })
     }
 }
 
@@ -291,7 +315,7 @@ impl Storage for SliceStorage {
     }
 
     fn path(&self) -> &Path {
-        self.inner.path()
+        self.name.as_deref().unwrap_or_else(|| self.inner.path())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -305,7 +329,12 @@ impl Storage for SliceStorage {
     }
 
     fn allocated(&self) -> Result<u64> {
-        self.inner.allocated()
+        let allocated = self.inner.allocated()?;
+        // Nobody knows how much of a package is allocated for one of its members.
+        Ok(match self.name {
+            Some(_) => allocated.min(self.len),
+            None => allocated,
+        })
     }
 
     fn check_unchanged(&self) -> Result<()> {
@@ -313,7 +342,16 @@ impl Storage for SliceStorage {
     }
 
     fn file_id(&self) -> Option<(u64, u64)> {
-        self.inner.file_id()
+        let (device, inode) = self.inner.file_id()?;
+        Some(match self.name {
+            // Another number for each place in the file, and for none of them that of the file itself.
+            Some(_) => (device ^ !self.start, inode),
+            None => (device, inode),
+        })
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.inner.is_encrypted()
     }
 }
 
@@ -424,6 +462,28 @@ mod tests {
     }
 
     #[test]
+    fn a_member_has_a_name_and_an_identity_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(10).unwrap();
+        let inner: StorageRef = Arc::new(FileStorage::open(file.path()).unwrap());
+        let path = file.path().join("web-disk1.vmdk");
+        let named = |start| SliceStorage::named(inner.clone(), start, 3, &path).unwrap();
+        assert_eq!(named(4).path(), path);
+        let past = named(4).read_at(&mut [0; 4], 0).unwrap_err();
+        assert_eq!(
+            (past.kind(), past.path()),
+            (ErrorKind::Truncated, Some(&path as &Path))
+        );
+        assert!(named(4).file_id().is_some());
+        assert_eq!(named(4).file_id(), named(4).file_id());
+        assert_ne!(named(4).file_id(), named(0).file_id());
+        assert_ne!(named(0).file_id(), inner.file_id());
+        let unnamed = SliceStorage::new(inner.clone(), 4, 3).unwrap();
+        assert_eq!(unnamed.file_id(), inner.file_id());
+        assert!(SliceStorage::named(inner, 8, 3, &path).is_err());
+    }
+
+    #[test]
     fn holes_of_a_file_are_found() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(4 << 20).unwrap();
@@ -433,6 +493,15 @@ mod tests {
         // A file system without holes may say that all of it is data.
         assert!(data || len <= 2 << 20);
         assert!(storage.extent(2 << 20, 4096).unwrap().1);
+    }
+
+    #[test]
+    fn what_was_cut_off_a_file_is_no_hole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4 << 20).unwrap();
+        let storage = FileStorage::open(file.path()).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        assert_eq!(storage.extent(2 << 20, 4096).unwrap(), (4096, true));
     }
 
     #[test]

@@ -66,6 +66,15 @@ fn blocks_past_the_end_of_the_file() {
             &format!("{place}"),
         );
     }
+    let image = image.build().with_bat(1, end | FULL);
+    let (storage, entry) = (image.storage(), (image.bat + 8) as u64);
+    let opened = open_storage(storage.clone(), None, &OpenContext::default()).expect("open");
+    let error = formats::run_at(opened.source.as_ref(), MB, 1).expect_err("no block");
+    assert_eq!(error.path(), Some(storage.path()));
+    assert_eq!(
+        (error.structure(), error.offset()),
+        ("BAT entry", Some(entry))
+    );
     for cut in [1, 4096, MIB, 2 * MIB] {
         let len = built.len - cut;
         is(

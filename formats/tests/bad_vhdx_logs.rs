@@ -181,12 +181,35 @@ fn a_file_shorter_than_its_log_knows_it() {
         };
         assert_eq!(kind(&with_log(entry.bytes())), expected, "{flushed}");
     }
-    // The file may be made longer: by a lot without taking room.
-    let entry = Entry {
-        last: 1 << 40,
-        ..entry()
-    };
-    assert_eq!(kind(&with_log(entry.bytes())), None);
+}
+
+#[test]
+fn a_log_makes_the_file_no_longer_than_the_disk_can_need() {
+    let len = sound_len() as u64;
+    let disk = sound().build().len as u64;
+    for (last, expected) in [
+        (len + MB, None),
+        (len + disk / 2, None),
+        (1 << 40, Some(ErrorKind::Malformed)),
+        (i64::MAX as u64, Some(ErrorKind::Malformed)),
+        (u64::MAX, Some(ErrorKind::Malformed)),
+    ] {
+        let entry = Entry { last, ..entry() };
+        assert_eq!(kind(&with_log(entry.bytes())), expected, "{last}");
+        let salvaged = common::open(with_log(entry.bytes()).bytes(), None, true);
+        let warnings = &salvaged.expect("salvaged").layers[0].info.warnings;
+        let said = warnings
+            .iter()
+            .any(|w| w.contains("than the disk can need"));
+        assert_eq!(said, expected.is_some(), "{warnings:?}");
+        assert!(warnings[0].contains("longer"), "{warnings:?}");
+    }
+    // A change far away makes it as long.
+    for far in [1 << 40, 1 << 62] {
+        let changes = vec![Change::Zero(far, 4096)];
+        let entry = Entry::new(5, 0, sound_len(), changes);
+        malformed(with_log(entry.bytes()), &format!("{far}"));
+    }
 }
 
 /// A log that writes where the headers are would change what it is found by.

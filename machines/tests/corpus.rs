@@ -11,7 +11,8 @@ use std::process::Command;
 use machines::manifest::Manifest;
 use machines::{ErrorKind, Package, Result, ovf, vmx, xva};
 
-use common::{facts, machine_facts, skipped};
+use common::skip::named_by;
+use common::{facts, machine_facts};
 
 /// The suite of VMware's own tool: what is in `Pos` it takes, what is in `Neg` it does not.
 const SUITE: &str = "vmware+govmomi/ovf/fixtures/external/OVFToolTemplates/OVF/xmltestfiles/";
@@ -119,12 +120,8 @@ const REFUSED: &[(&str, ErrorKind, &str)] = &[
     ),
 ];
 
-fn corpus(test: &str) -> Option<PathBuf> {
-    let corpus = std::env::var_os("DISKFERRY_CORPUS").map(PathBuf::from);
-    if corpus.is_none() {
-        skipped(test, "DISKFERRY_CORPUS names no folder");
-    }
-    corpus
+fn corpus() -> Option<PathBuf> {
+    named_by("DISKFERRY_CORPUS")
 }
 
 /// All files below `folder`, sorted.
@@ -201,7 +198,7 @@ fn complaint(name: &str, read: &Result<Package>) -> Option<String> {
 
 #[test]
 fn every_descriptor_is_read_or_refused_for_what_it_says() {
-    let Some(corpus) = corpus("every_descriptor_is_read_or_refused_for_what_it_says") else {
+    let Some(corpus) = corpus() else {
         return;
     };
     let (mut read, mut refused, mut complaints) = (0, 0, Vec::new());
@@ -228,7 +225,7 @@ fn every_descriptor_is_read_or_refused_for_what_it_says() {
 
 #[test]
 fn facts_of_one_descriptor_a_producer_are_right() {
-    let Some(corpus) = corpus("facts_of_one_descriptor_a_producer_are_right") else {
+    let Some(corpus) = corpus() else {
         return;
     };
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.txt");
@@ -264,7 +261,7 @@ fn each(corpus: &Path, extension: &str, mut what: impl FnMut(&str, Vec<u8>)) -> 
 
 #[test]
 fn every_vmx_is_read_and_written() {
-    let Some(corpus) = corpus("every_vmx_is_read_and_written") else {
+    let Some(corpus) = corpus() else {
         return;
     };
     let count = each(&corpus, "vmx", |name, text| {
@@ -284,7 +281,7 @@ fn every_vmx_is_read_and_written() {
 
 #[test]
 fn every_manifest_is_read() {
-    let Some(corpus) = corpus("every_manifest_is_read") else {
+    let Some(corpus) = corpus() else {
         return;
     };
     let count = each(&corpus, "mf", |name, text| {
@@ -297,7 +294,7 @@ fn every_manifest_is_read() {
 
 #[test]
 fn exports_of_another_writer_are_read() {
-    let Some(corpus) = corpus("exports_of_another_writer_are_read") else {
+    let Some(corpus) = corpus() else {
         return;
     };
     for (name, size) in [("xo-empty.xva", 12 << 20), ("xo-one.xva", 9 << 20)] {

@@ -121,7 +121,8 @@ impl BlockSource for Continued<'_> {
         if offset >= self.source.size() {
             return Ok(Run::new(limit, formats::Mapping::Zero));
         }
-        formats::run_at(self.source, offset, limit)
+        self.source
+            .map(offset, limit.min(self.source.size() - offset))
     }
 }
 

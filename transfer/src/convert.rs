@@ -1,35 +1,20 @@
-//! Converting an image: the pass over its content, and everything that makes the result whole, proved, and in place.
+//! Converting an image: what it may be written to, the copy, and everything that makes the result proved and in place.
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use formats::{
-    BlockSource, BlockTarget, Error, Format, Identity, Image, Options, Preallocation, StorageRef,
-    Window, driver,
-};
+use formats::{BlockSource, BlockTarget, Error, Format, Image, Options, StorageRef, driver};
 
+use crate::copy::{Copied, Copy, CopyOptions};
 use crate::digest::Algorithm;
 use crate::error::Result;
-use crate::identity;
-use crate::output::file::already_there;
-use crate::output::{DeviceOutput, FileOutput, FileSet, Nowhere, Output, StreamOutput};
-use crate::overlay::Below;
-use crate::packing::{How, Packing};
-use crate::partitions::sector_notes;
-use crate::pass::{self, Destination, Setting, Wanted};
+use crate::output::{DeviceOutput, FileOutput, FileSet, Output, StreamOutput};
+use crate::pass::{self, Setting, Wanted};
 use crate::reflink;
-use crate::same_storage;
+use crate::refusals::{check_name, refuse_own_source};
 use crate::verify::{Expected, Written, verify};
-use crate::zero::is_zero;
-
-/// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
-pub const DEFAULT_SPARSE: u64 = 4096;
-
-/// Inside the block of a target, zeros shorter than this are stored with the data around them: fewer, larger writes.
-const SPARSE_INSIDE_BLOCK: u64 = 64 << 10;
 
 /// Where the result goes.
 pub enum Place<'a> {
@@ -44,25 +29,6 @@ pub enum Place<'a> {
     Device(&'a Path),
     /// Standard output, or whatever takes bytes in order.
     Stream(Box<dyn Write + Send + 'a>),
-}
-
-/// How an image is converted.
-#[derive(Clone, Default)]
-pub struct ConvertOptions {
-    /// Unit in bytes in which zeros are looked for; 0 stores everything; `None` is [`DEFAULT_SPARSE`].
-    pub sparse: Option<u64>,
-    /// Digests of the guest content to compute on the way.
-    pub digests: Vec<Algorithm>,
-    /// Whether to read the target back and compare.
-    pub verify: bool,
-    /// Ids and times from the content and from this time (seconds since 1970), not random and not now.
-    pub reproducible: Option<u64>,
-    /// Whether a raw file may become a clone of its source on file systems that can.
-    pub reflink: bool,
-    /// Whether blocks that the source holds compressed are compressed again, also where the target could take them.
-    pub recompress: bool,
-    /// The image that the target stands on: only what differs from its disk is stored.
-    pub below: Option<Arc<Image>>,
 }
 
 /// What was done.
@@ -102,7 +68,7 @@ pub fn convert(
     format: Format,
     format_options: &Options,
     place: Place<'_>,
-    options: &ConvertOptions,
+    options: &CopyOptions,
     setting: &Setting<'_>,
 ) -> Result<Converted> {
     let file_name = match place {
@@ -114,10 +80,12 @@ pub fn convert(
         .for_sectors(image.source.sector_size());
     let target = driver(format).target(image.source.size(), format_options, file_name)?;
     let job = Job {
-        image,
+        copy: Copy {
+            image,
+            options,
+            setting,
+        },
         format,
-        options,
-        setting,
     };
     match place {
         Place::File { path, force } => job.to_file(target, path, force),
@@ -153,35 +121,32 @@ pub fn measure(
         .clone()
         .for_sectors(image.source.sector_size());
     let target = driver(format).target(image.source.size(), format_options, file_name)?;
-    let options = ConvertOptions {
+    let options = CopyOptions {
         sparse,
-        ..ConvertOptions::default()
+        ..CopyOptions::default()
     };
-    let job = Job {
+    let copy = Copy {
         image,
-        format,
         options: &options,
         setting,
     };
     let exact = target.packer().is_none();
-    let done = job.copy_or_measure(target, &Nowhere, true)?;
     Ok(Measured {
-        file_size: done.converted.file_size,
+        file_size: copy.measure(target)?.file_size,
         exact,
     })
 }
 
 struct Job<'a> {
-    image: &'a Image,
+    copy: Copy<'a>,
     format: Format,
-    options: &'a ConvertOptions,
-    setting: &'a Setting<'a>,
 }
 
 impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
         let given = path;
-        let real = self.check_name(given, force)?;
+        refuse_own_source(given, self.copy.storages())?;
+        let real = check_name(given, force)?;
         let path = real.as_path();
         let further = target.further_parts();
         let is_link = std::fs::symlink_metadata(given).is_ok_and(|meta| meta.is_symlink());
@@ -204,45 +169,25 @@ impl Job<'_> {
                         .into(),
                 );
             }
-            self.refuse_own_source(&beside)?;
+            refuse_own_source(&beside, self.copy.storages())?;
         }
         let output = FileSet::create(path, &further, force)?;
         self.check_space(target.as_ref(), &output, path)?;
-        let mut done = match output.first() {
+        let (done, reflinked) = match output.first() {
             Some(file) if self.can_reflink() && self.reflink(file) => {
-                self.after_reflink(target, file)?
+                (self.after_reflink(target, file)?, true)
             }
-            _ => self.copy(target, &output)?,
+            _ => (self.copy.run(target, &output)?, false),
         };
-        if self.options.verify {
+        if self.copy.options.verify {
             let further = output.read_back_further()?;
-            self.verify(&output, further, &mut done, true)?;
+            self.verify(&output, further, &done, true)?;
         }
         output.commit(force)?;
-        Ok(done.converted)
-    }
-
-    /// The name that the file will really have: of a link that is replaced, what it leads to.
-    fn check_name(&self, path: &Path, force: bool) -> Result<PathBuf> {
-        self.refuse_own_source(path)?;
-        let refuse = |why| Err(Error::refused("target", why).in_file(path).into());
-        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return refuse("is the name of a folder");
-        }
-        match std::fs::symlink_metadata(path) {
-            Ok(_) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(path.to_owned()),
-            Err(e) => return Err(Error::io("look at the target", e).in_file(path).into()),
-        }
-        if !force {
-            return Err(already_there(path).into());
-        }
-        match (path.canonicalize(), std::fs::metadata(path)) {
-            (Ok(real), Ok(meta)) if meta.is_file() => Ok(real),
-            (Ok(_), Ok(meta)) if meta.is_dir() => refuse("is a folder"),
-            (Ok(_), Ok(_)) => refuse("is neither a plain file nor a block device"),
-            _ => refuse("is a link that leads nowhere"),
-        }
+        Ok(Converted {
+            reflinked,
+            ..self.converted(done)
+        })
     }
 
     fn to_device(&self, target: Box<dyn BlockTarget>, path: &Path) -> Result<Converted> {
@@ -255,17 +200,19 @@ impl Job<'_> {
             .in_file(path)
             .into());
         }
-        self.refuse_own_source(path)?;
+        refuse_own_source(path, self.copy.storages())?;
         let output = DeviceOutput::open(path, target.size())?;
         output.begin()?;
         let left = output.len() - target.size();
-        let mut done = self.copy(target, &output)?;
+        let done = self.copy.run(target, &output)?;
         output.commit()?;
-        if self.options.verify {
-            self.verify(&output, Vec::new(), &mut done, false)?;
+        if self.copy.options.verify {
+            self.verify(&output, Vec::new(), &done, false)?;
         }
-        done.converted.left_on_device = left;
-        Ok(done.converted)
+        Ok(Converted {
+            left_on_device: left,
+            ..self.converted(done)
+        })
     }
 
     fn to_stream(
@@ -286,166 +233,34 @@ impl Job<'_> {
                 "write it to a file; raw, fixed VHD and streamOptimized VMDK can go to a pipe",
             );
         }
-        if self.options.verify {
+        if self.copy.options.verify {
             return impossible(
                 "cannot be read back".to_owned(),
                 "leave out --verify; --digest tells what was sent",
             );
         }
         let output = StreamOutput::new(writer);
-        Ok(self.copy(target, &output)?.converted)
+        Ok(self.converted(self.copy.run(target, &output)?))
     }
 
-    /// The pass, and the tables after it.
-    fn copy(&self, target: Box<dyn BlockTarget>, output: &dyn Output) -> Result<Done> {
-        self.copy_or_measure(target, output, false)
-    }
-
-    fn copy_or_measure(
-        &self,
-        target: Box<dyn BlockTarget>,
-        output: &dyn Output,
-        measuring: bool,
-    ) -> Result<Done> {
-        let wanted = Wanted {
-            digests: self.options.digests.clone(),
-            affordable_digest: self.options.verify && self.options.digests.is_empty(),
-            fingerprint: self.options.verify || self.options.reproducible.is_some(),
-        };
-        if target.packer().is_some() && self.options.sparse == Some(0) {
-            return Err(
-                Error::usage("-S 0", "this kind of image never stores zeros")
-                    .hint("leave out -S")
-                    .into(),
-            );
-        }
-        let known = match output.is_stream() {
-            true => self.write_head(target.as_ref(), output)?,
-            false => None,
-        };
-        let (size, target_size) = (self.image.source.size(), target.size());
-        let mut notes = target.notes();
-        notes.extend(sector_notes(self.image.source.as_ref(), target.as_ref())?);
-        let preallocation = target.preallocation();
-        let sparse = match preallocation {
-            Preallocation::Full => 0,
-            _ => self.scan_unit(target.block_size()),
-        };
-        let packer = target.packer();
-        let says_zeros = target.says_zeros();
-        let below = self.options.below.as_ref();
-        if let Some(below) = below {
-            check_rest(below.source.as_ref(), size..target_size)?;
-        }
-        let below = below.map(|below| Window::new(below.source.clone(), size));
-        let sparse = match below {
-            // Whole blocks: what an allocated block does not hold is not looked for below it.
-            Some(_) => target.block_size(),
-            None => sparse,
-        };
-        let how = match (measuring, self.options.recompress) {
-            (true, _) => How::Measuring,
-            (_, true) => How::Anew,
-            _ => How::Adopting,
-        };
-        let destination = Destination {
-            target,
-            output: (!measuring).then_some(output),
-            sparse,
-            packing: packer.map(|packer| Packing::new(packer, how)),
-            below: below.as_ref().map(|source| Below { source, says_zeros }),
-        };
-        let mut outcome = pass::run(
-            self.image.source.as_ref(),
-            &wanted,
-            Some(destination),
-            self.setting,
-        )?;
-        self.image.check_unchanged()?;
-        if let Some(below) = &self.options.below {
-            below.check_unchanged()?;
-        }
-        let mut file_size = 0;
-        if let Some(target) = outcome.target.take() {
-            let identity = known.unwrap_or_else(|| self.identity(outcome.fingerprint));
-            let head = target.head(&identity)?;
-            file_size = target.finish(&identity, output)?.file_size;
-            if let (Some(head), None) = (head, known) {
-                output.write_at(&head, 0)?;
-            }
-        }
-        if preallocation == Preallocation::Reserved {
-            output.reserve()?;
-        }
-        output.sync()?;
-        Ok(Done {
-            fingerprint: outcome.fingerprint,
-            converted: Converted {
-                source_size: size,
-                target_size,
-                file_size,
-                data_bytes: outcome.data_bytes,
-                zero_bytes: outcome.zero_bytes,
-                digests: outcome.digests,
-                verified_digest: outcome.affordable_digest,
-                notes,
-                ..Converted::default()
-            },
-        })
-    }
-
-    /// Writes what stands at the front of a pipe, if the target has anything there, and answers the ids in it: they may
-    /// have to be made from the content, in a pass of their own.
-    fn write_head(
-        &self,
-        target: &dyn BlockTarget,
-        output: &dyn Output,
-    ) -> Result<Option<Identity>> {
-        if target.head(&identity::random())?.is_none() {
-            return Ok(None);
-        }
-        let identity = self.identity(self.early_fingerprint()?);
-        if let Some(head) = target.head(&identity)? {
-            output.write_at(&head, 0)?;
-        }
-        Ok(Some(identity))
-    }
-
-    /// Unit of the zero scan for a target that allocates in units of `block`.
-    fn scan_unit(&self, block: u64) -> u64 {
-        match self.options.sparse {
-            Some(0) => 0,
-            sparse => sparse
-                .unwrap_or(DEFAULT_SPARSE)
-                .max(block.min(SPARSE_INSIDE_BLOCK)),
-        }
-    }
-
-    /// The fingerprint of the source, found in a pass of its own, if ids have to be made from it.
-    fn early_fingerprint(&self) -> Result<Option<[u8; 32]>> {
-        if self.options.reproducible.is_none() {
-            return Ok(None);
-        }
-        let wanted = Wanted {
-            fingerprint: true,
-            ..Wanted::default()
-        };
-        let source = self.image.source.as_ref();
-        Ok(pass::run(source, &wanted, None, self.setting)?.fingerprint)
-    }
-
-    fn identity(&self, fingerprint: Option<[u8; 32]>) -> Identity {
-        match (self.options.reproducible, fingerprint) {
-            (Some(unix_time), Some(fingerprint)) => {
-                identity::of_content(fingerprint, self.image.source.size(), unix_time)
-            }
-            _ => identity::random(),
+    fn converted(&self, done: Copied) -> Converted {
+        Converted {
+            source_size: self.copy.image.source.size(),
+            target_size: done.target_size,
+            file_size: done.file_size,
+            data_bytes: done.outcome.data_bytes,
+            zero_bytes: done.outcome.zero_bytes,
+            digests: done.outcome.digests,
+            verified: self.copy.options.verify,
+            verified_digest: done.outcome.affordable_digest,
+            notes: done.notes,
+            ..Converted::default()
         }
     }
 
     /// A target of known size that certainly does not fit is refused before the first byte.
     fn check_space(&self, target: &dyn BlockTarget, output: &FileSet, path: &Path) -> Result<()> {
-        let needed = match (target.exact_length(), self.options.sparse) {
+        let needed = match (target.exact_length(), self.copy.options.sparse) {
             (Some(length), Some(0)) => length,
             _ => return Ok(()),
         };
@@ -463,67 +278,52 @@ impl Job<'_> {
             .into())
     }
 
-    fn refuse_own_source(&self, path: &Path) -> Result<()> {
-        let below = self.options.below.iter().map(|below| &below.storages);
-        let mut storages = below.chain([&self.image.storages]).flatten();
-        if storages.any(|storage| same_storage::overlap(path, storage.path())) {
-            return Err(Error::refused(
-                "target",
-                "is the source, or a file that the source or the target stands on",
-            )
-            .hint("write to another file or device")
-            .in_file(path)
-            .into());
-        }
-        Ok(())
-    }
-
     /// Only a raw file to a raw file, whole and unscanned, is the same bytes.
     fn can_reflink(&self) -> bool {
         let raw = |format| format == Format::Raw;
-        self.options.reflink
-            && self.options.sparse.is_none()
+        self.copy.options.reflink
+            && self.copy.options.sparse.is_none()
             && raw(self.format)
-            && self.image.layers.len() == 1
-            && self.image.tip().is_some_and(|tip| raw(tip.info.format))
-            && self.setting.salvage.is_none()
+            && self.copy.image.layers.len() == 1
+            && self
+                .copy
+                .image
+                .tip()
+                .is_some_and(|tip| raw(tip.info.format))
+            && self.copy.setting.salvage.is_none()
     }
 
     fn reflink(&self, output: &FileOutput) -> bool {
-        let source = self.image.tip().and_then(|tip| tip.storage.whole_file());
+        let source = self
+            .copy
+            .image
+            .tip()
+            .and_then(|tip| tip.storage.whole_file());
         source.is_some_and(|source| reflink::clone_file(source, output.file()))
     }
 
     /// What a clone still owes: digests, and the counts.
-    fn after_reflink(&self, target: Box<dyn BlockTarget>, output: &FileOutput) -> Result<Done> {
+    fn after_reflink(&self, target: Box<dyn BlockTarget>, output: &FileOutput) -> Result<Copied> {
         let size = target.size();
         output.sync()?;
         let wanted = Wanted {
-            digests: self.options.digests.clone(),
-            affordable_digest: self.options.verify && self.options.digests.is_empty(),
-            fingerprint: self.options.verify,
+            digests: self.copy.options.digests.clone(),
+            affordable_digest: self.copy.options.verify && self.copy.options.digests.is_empty(),
+            fingerprint: self.copy.options.verify,
         };
-        let source = self.image.source.as_ref();
+        let source = self.copy.image.source.as_ref();
         let asked = wanted.fingerprint || !wanted.digests.is_empty();
         let outcome = if asked {
-            pass::run(source, &wanted, None, self.setting)?
+            pass::run(source, &wanted, None, self.copy.setting)?
         } else {
-            crate::count::count(source, self.setting)?
+            crate::count::count(source, self.copy.setting)?
         };
-        self.image.check_unchanged()?;
-        Ok(Done {
-            fingerprint: outcome.fingerprint,
-            converted: Converted {
-                source_size: size,
-                target_size: size,
-                file_size: size,
-                data_bytes: outcome.data_bytes,
-                zero_bytes: outcome.zero_bytes,
-                digests: outcome.digests,
-                verified_digest: outcome.affordable_digest,
-                reflinked: true,
-                ..Converted::default()
-            },
+        self.copy.check_source()?;
+        Ok(Copied {
+            target_size: size,
+            file_size: size,
+            notes: Vec::new(),
+            outcome,
         })
     }
 
@@ -532,7 +332,7 @@ impl Job<'_> {
         &self,
         output: &dyn Output,
         further: Vec<(OsString, StorageRef)>,
-        done: &mut Done,
+        done: &Copied,
         padded: bool,
     ) -> Result<()> {
         let written = Written {
@@ -540,44 +340,19 @@ impl Job<'_> {
             storage: output.read_back()?,
             further,
             below: self
+                .copy
                 .options
                 .below
                 .as_ref()
                 .map(|below| below.source.clone()),
         };
         let expected = Expected {
-            size: self.image.source.size(),
-            fingerprint: done.fingerprint,
-            target_size: padded.then_some(done.converted.target_size),
+            size: self.copy.image.source.size(),
+            fingerprint: done.outcome.fingerprint,
+            target_size: padded.then_some(done.target_size),
         };
-        verify(written, &expected, self.setting)?;
-        done.converted.verified = true;
-        Ok(())
+        verify(written.disk()?, &expected, self.copy.setting)
     }
-}
-
-/// Fails when the image below has data in `rest`: what a target's sector has behind the end of the disk, and should be
-/// zeros, would be that data.
-fn check_rest(below: &dyn BlockSource, rest: Range<u64>) -> Result<()> {
-    let end = rest.end.min(below.size());
-    let mut bytes = vec![0; end.saturating_sub(rest.start) as usize];
-    formats::reader::read_guest(below, rest.start, &mut bytes)?;
-    if is_zero(&bytes) {
-        return Ok(());
-    }
-    Err(Error::refused(
-        "overlay",
-        "the disk ends inside a sector, and the image below has data in the rest of it",
-    )
-    .at(rest.start)
-    .hint("make the source a whole number of sectors long, or write it without -B")
-    .into())
-}
-
-/// A finished copy, not yet in place.
-struct Done {
-    converted: Converted,
-    fingerprint: Option<[u8; 32]>,
 }
 
 /// Digests of the guest content of `source`.

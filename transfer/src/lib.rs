@@ -18,7 +18,8 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`convert`](mod@convert), [`verify`](mod@verify), [`identity`] | one conversion from end to end: space, copy, tables, verify, put in place; measuring |
+//! | [`copy`](mod@copy), [`identity`] | one disk into one output: pass, head, tables |
+//! | [`convert`](mod@convert), [`refusals`], [`verify`](mod@verify) | what may be written to; the copy; reading it back; putting it in place |
 //! | [`pass`], [`place`], [`store`] | one pass over a disk; telling the target; from placements to writes |
 //! | [`packing`], [`overlay`] | blocks that are deflated before they have a place; only what differs from the image below |
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
@@ -33,6 +34,7 @@ pub mod buffer;
 pub mod check;
 pub mod compare;
 pub mod convert;
+pub mod copy;
 pub mod count;
 pub mod digest;
 mod error;
@@ -46,6 +48,7 @@ pub mod pipeline;
 pub mod place;
 pub mod progress;
 pub mod reflink;
+pub mod refusals;
 pub mod salvage;
 pub mod same_storage;
 pub mod segments;
@@ -55,7 +58,8 @@ pub mod zero;
 
 pub use check::{Unpack, check, check_structures, repair};
 pub use compare::{Comparison, Difference, compare};
-pub use convert::{ConvertOptions, Converted, Measured, Place, convert, digest, measure};
+pub use convert::{Converted, Measured, Place, convert, digest, measure};
+pub use copy::{Condition, Copied, Copy, CopyOptions};
 pub use digest::Algorithm;
 pub use error::{Error, Result};
 pub use pass::Setting;

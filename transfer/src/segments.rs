@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use formats::{BlockSource, Mapping, Run, run_at};
+use formats::{BlockSource, Run, run_at};
 
 use crate::error::Result;
 use crate::salvage::Salvage;
@@ -158,7 +158,7 @@ fn run(
     salvage: Option<&Salvage>,
 ) -> Result<Run> {
     match (run_at(source, offset, limit), salvage) {
-        (Ok(run), _) => Ok(without_hole(run)?),
+        (Ok(run), _) => Ok(run),
         (Err(error), Some(salvage)) => {
             // What the entry stood for is lost: one block of the image.
             let block = source.block_size().max(512);
@@ -169,21 +169,10 @@ fn run(
     }
 }
 
-/// `run` up to where the file begins or ceases to have a hole: holes are zeros, and need not be read.
-fn without_hole(run: Run) -> formats::Result<Run> {
-    let Mapping::Stored { storage, offset } = &run.mapping else {
-        return Ok(run);
-    };
-    match storage.extent(*offset, run.len)? {
-        (len, false) => Ok(Run::new(len.clamp(1, run.len), Mapping::Zero)),
-        _ => Ok(run),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use formats::{MemoryStorage, StorageRef};
+    use formats::{Mapping, MemoryStorage, StorageRef};
     use std::sync::Arc;
 
     /// A disk with one data byte range.

@@ -34,22 +34,35 @@ pub struct Expected {
     pub target_size: Option<u64>,
 }
 
-/// Fails when `written` does not hold what is `expected`.
+impl Written {
+    /// The disk in it, as anybody would read it.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn disk(self) -> Result<Arc<dyn BlockSource>> {
+        let context = OpenContext {
+            references: ReferencePolicy::only(self.further),
+            ..OpenContext::default()
+        };
+        let layer = driver(self.format).open(self.storage, &context)?;
+        Ok(match self.below {
+            Some(below) => Arc::new(Stack::new(layer.source, vec![below])),
+            None => layer.source,
+        })
+    }
+}
+
+/// Fails when `disk`, which was written, does not hold what is `expected`.
 ///
 /// # Errors
 /// `VerifyFailed`, those of the reader, `Interrupted`.
-pub fn verify(written: Written, expected: &Expected, setting: &Setting<'_>) -> Result<()> {
+pub fn verify(
+    disk: Arc<dyn BlockSource>,
+    expected: &Expected,
+    setting: &Setting<'_>,
+) -> Result<()> {
     setting.progress.set_verifying();
-    let context = OpenContext {
-        references: ReferencePolicy::only(written.further),
-        ..OpenContext::default()
-    };
-    let layer = driver(written.format).open(written.storage, &context)?;
-    let size = layer.source.size();
-    let disk: Arc<dyn BlockSource> = match written.below {
-        Some(below) => Arc::new(Stack::new(layer.source, vec![below])),
-        None => layer.source,
-    };
+    let size = disk.size();
     let wanted = Wanted {
         fingerprint: true,
         ..Wanted::default()

@@ -9,7 +9,7 @@ use formats::{
     Options, Result, Run, StorageRef,
 };
 use transfer::{
-    Algorithm, ConvertOptions, Converted, Place, Progress, Salvage, Setting, compare, convert,
+    Algorithm, Converted, CopyOptions, Place, Progress, Salvage, Setting, compare, convert,
 };
 
 const MIB: u64 = 1 << 20;
@@ -91,10 +91,10 @@ fn try_convert(image: &Image, target: &Path, salvaging: bool, cancelled: bool) -
         path: target,
         force: false,
     };
-    let options = ConvertOptions {
+    let options = CopyOptions {
         verify: true,
         digests: vec![Algorithm::Blake3],
-        ..ConvertOptions::default()
+        ..CopyOptions::default()
     };
     let result = convert(
         image,

@@ -9,7 +9,7 @@ use transfer::Comparison;
 use crate::args;
 use crate::failure::Failure;
 use crate::work::Work;
-use crate::{open, report};
+use crate::{open, report, source};
 
 /// Ranges that people are shown.
 const SHOWN: usize = 16;
@@ -37,26 +37,29 @@ pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
         snapshot: None,
         ..context.clone()
     };
-    let first = open::image(
-        &arguments.first,
-        arguments.first_format.as_deref(),
-        &context,
-    )?;
-    let second = open::image(
-        &arguments.second,
-        arguments.second_format.as_deref(),
-        &present,
-    )?;
-    let comparison = Work::new(arguments.jobs)?.watched(&arguments.output, |setting| {
-        transfer::compare(
-            first.source.as_ref(),
-            second.source.as_ref(),
+    let choice = source::choice(&arguments.opening);
+    let open = |path, format: &Option<String>, context| {
+        source::disk_or_image(path, format.as_deref(), &choice, context)
+    };
+    let mut first = open(&arguments.first, &arguments.first_format, &context)?;
+    let mut second = open(&arguments.second, &arguments.second_format, &present)?;
+    if !first.is_packaged && !second.is_packaged {
+        source::refuse_choice(&arguments.opening, &arguments.first)?;
+    }
+    let work = Work::new(arguments.jobs)?;
+    let provided = [&mut first, &mut second].map(|source| source.watch(work.cancel()));
+    let comparison = work.watched(&arguments.output, |setting| {
+        let comparison = transfer::compare(
+            first.image.source.as_ref(),
+            second.image.source.as_ref(),
             arguments.quiet,
             setting,
-        )
+        )?;
+        provided.iter().flatten().try_for_each(|holds| holds())?;
+        Ok::<_, transfer::Error>(comparison)
     })?;
-    first.check_unchanged()?;
-    second.check_unchanged()?;
+    first.image.check_unchanged()?;
+    second.image.check_unchanged()?;
     let same_size = comparison.sizes[0] == comparison.sizes[1];
     let identical = comparison.is_equal() && (same_size || !arguments.strict);
     if arguments.output.json {

@@ -8,7 +8,7 @@ use super::convert::say_losses;
 use crate::args;
 use crate::failure::Failure;
 use crate::work::Work;
-use crate::{open, report};
+use crate::{open, report, source};
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -21,15 +21,20 @@ struct Answer<'a> {
 /// Runs the verb.
 pub fn run(arguments: &args::Digest) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
-    let image = open::image(
+    let mut source = source::disk(
         &arguments.image,
         arguments.source_format.as_deref(),
+        &arguments.reading.opening,
         &context,
     )?;
-    open::check_size(&image, arguments.reading.max_size.as_deref())?;
+    open::check_size(&source.image, arguments.reading.max_size.as_deref())?;
     let work = Work::new(arguments.reading.jobs)?.salvaging(arguments.reading.salvage);
+    let provided = source.watch(work.cancel());
+    let image = &source.image;
     let digests = work.watched(&arguments.output, |setting| {
-        transfer::digest(&image.source, &[arguments.algorithm.into()], setting)
+        let digests = transfer::digest(&image.source, &[arguments.algorithm.into()], setting)?;
+        provided.map_or(Ok(()), |holds| holds())?;
+        Ok::<_, transfer::Error>(digests)
     })?;
     image.check_unchanged()?;
     let losses = work.losses();

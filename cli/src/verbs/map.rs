@@ -11,7 +11,7 @@ use transfer::output::FileOutput;
 use super::picture::Picture;
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, report};
+use crate::{open, report, source};
 
 /// One line of the map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,14 +70,16 @@ impl Entry {
 /// Runs the verb. The map is printed while it is read: it may be larger than memory.
 pub fn run(arguments: &args::Map) -> Result<ExitCode, Failure> {
     let context = open::context_for_tables(&arguments.opening)?;
-    let image = open::image(
+    let source = source::disk(
         &arguments.image,
         arguments.source_format.as_deref(),
+        &arguments.opening,
         &context,
     )?;
+    let image = &source.image;
     let size = image.source.size();
     if let Some(name) = &arguments.bitmap {
-        return print_bitmap(&image, name, arguments.json);
+        return print_bitmap(image, name, arguments.json);
     }
     let picture_file = arguments.picture.as_deref().map(new_file).transpose()?;
     let mut picture = arguments.picture.as_ref().map(|_| Picture::new(size));

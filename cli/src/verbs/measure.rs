@@ -9,7 +9,7 @@ use super::convert::sparse;
 use crate::args;
 use crate::failure::Failure;
 use crate::work::Work;
-use crate::{open, render, report};
+use crate::{open, render, report, source};
 
 #[derive(Serialize)]
 struct Answer {
@@ -28,14 +28,16 @@ pub fn run(arguments: &args::Measure) -> Result<ExitCode, Failure> {
     let options =
         Options::new(driver(format).options(), &arguments.options)?.compressed(arguments.compress);
     let context = open::context(&arguments.opening, false)?;
-    let image = open::image(
+    let source = source::disk(
         &arguments.source,
         arguments.source_format.as_deref(),
+        &arguments.opening,
         &context,
     )?;
+    let image = &source.image;
     let sparse = sparse(arguments.sparse.as_deref())?;
     let measured = Work::new(arguments.jobs)?.watched(&arguments.output, |setting| {
-        transfer::measure(&image, format, &options, sparse, setting)
+        transfer::measure(image, format, &options, sparse, setting)
     })?;
     let answer = Answer {
         source: arguments.source.display().to_string(),

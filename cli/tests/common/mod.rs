@@ -8,6 +8,7 @@ pub mod cost;
 pub mod damage;
 pub mod packages;
 pub mod peers;
+pub mod skip;
 pub mod tools;
 pub mod vhd;
 pub mod vmdk;
@@ -15,12 +16,13 @@ pub mod vsphere_checker;
 pub mod xapi_reader;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+
+pub use skip::skip;
 
 /// A folder that goes away with the test.
 #[derive(Debug)]
@@ -171,20 +173,6 @@ pub fn have(program: &str) -> bool {
         skip(&format!("needs {program}"));
     }
     found
-}
-
-/// Counts the calling test as skipped, or fails it where none may be (`DISKFERRY_NO_SKIP`).
-pub fn skip(why: &str) {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(
-        std::env::var_os("DISKFERRY_NO_SKIP").is_none(),
-        "{name} {why}"
-    );
-    eprintln!("SKIPPED {name}: {why}");
-    if let Some(list) = std::env::var_os("DISKFERRY_SKIPPED") {
-        let file = OpenOptions::new().append(true).create(true).open(list);
-        let _ = file.and_then(|mut file| writeln!(file, "{name}: {why}"));
-    }
 }
 
 /// Runs another program; it must succeed.

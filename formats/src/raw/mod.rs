@@ -35,8 +35,8 @@ impl Driver for RawDriver {
 
     fn open(&self, storage: StorageRef, context: &OpenContext) -> Result<Layer> {
         let source = RawSource {
-            storage,
             sector_size: context.sector_size.unwrap_or(SECTOR),
+            ..RawSource::new(storage)
         };
         Ok(Layer {
             source: Arc::new(source),
@@ -62,17 +62,26 @@ impl Driver for RawDriver {
     }
 }
 
-/// A storage that is the disk itself.
+/// A storage, or a part of one, that is the disk itself.
 pub struct RawSource {
     storage: StorageRef,
+    /// The part.
+    range: Range<u64>,
     sector_size: u32,
 }
 
 impl RawSource {
     /// The disk whose bytes are those of `storage`.
     pub fn new(storage: StorageRef) -> RawSource {
+        let all = 0..storage.len();
+        RawSource::part(storage, all)
+    }
+
+    /// The disk whose bytes are those in `range` of `storage`.
+    pub fn part(storage: StorageRef, range: Range<u64>) -> RawSource {
         RawSource {
             storage,
+            range,
             sector_size: SECTOR,
         }
     }
@@ -80,7 +89,7 @@ impl RawSource {
 
 impl BlockSource for RawSource {
     fn size(&self) -> u64 {
-        self.storage.len()
+        self.range.end.saturating_sub(self.range.start)
     }
 
     fn sector_size(&self) -> u32 {
@@ -92,16 +101,11 @@ impl BlockSource for RawSource {
     }
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        let (len, data) = self.storage.extent(offset, limit)?;
-        let mapping = if data {
-            Mapping::Stored {
-                storage: self.storage.clone(),
-                offset,
-            }
-        } else {
-            Mapping::Zero
+        let mapping = Mapping::Stored {
+            storage: self.storage.clone(),
+            offset: self.range.start.saturating_add(offset),
         };
-        Ok(Run::new(len, mapping))
+        Ok(Run::new(limit, mapping))
     }
 }
 

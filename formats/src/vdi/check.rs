@@ -7,14 +7,12 @@ use super::header::{ENTRY, Header};
 use crate::budget::Budget;
 use crate::driver::{CheckReport, Finding, OpenContext};
 use crate::error::{Error, Result};
+use crate::findings::Findings;
 use crate::overlap::{Inserted, UnitSet};
 use crate::storage::{Storage, StorageRef};
 
 /// Bytes of the block map that are read at once.
 const PIECE: u64 = 64 << 10;
-
-/// Places of one sort of finding that are told.
-const TOLD: usize = 20;
 
 /// Checks the block map of the image in `storage`.
 ///
@@ -32,24 +30,6 @@ pub fn check(
     Ok(checker.into_report())
 }
 
-/// Entries with the same thing wrong.
-#[derive(Default)]
-struct Sort {
-    count: u64,
-    first: Option<Error>,
-    places: Vec<u64>,
-}
-
-impl Sort {
-    fn add(&mut self, error: Error, at: u64) {
-        self.count += 1;
-        if self.places.len() < TOLD {
-            self.places.push(at);
-        }
-        self.first.get_or_insert_with(|| error.at(at));
-    }
-}
-
 struct Checker<'a> {
     header: &'a Header,
     file_len: u64,
@@ -59,9 +39,9 @@ struct Checker<'a> {
     named: u64,
     distinct: u64,
     discarded: u64,
-    uncounted: Sort,
-    missing: Sort,
-    duplicate: Sort,
+    uncounted: Findings,
+    missing: Findings,
+    duplicate: Findings,
 }
 
 impl<'a> Checker<'a> {
@@ -74,9 +54,9 @@ impl<'a> Checker<'a> {
             named: 0,
             distinct: 0,
             discarded: 0,
-            uncounted: Sort::default(),
-            missing: Sort::default(),
-            duplicate: Sort::default(),
+            uncounted: Findings::default(),
+            missing: Findings::default(),
+            duplicate: Findings::default(),
         }
     }
 
@@ -108,26 +88,25 @@ impl<'a> Checker<'a> {
         let at = self.header.map_offset + index * ENTRY;
         self.named += 1;
         if block >= self.header.allocated {
-            let error = block_map::uncounted(self.header, block);
-            self.uncounted.add(error, at);
+            let wrong = || block_map::uncounted(self.header, block);
+            self.uncounted.add_at(at, 1, wrong);
         }
         let start = self.header.block_offset(block);
         let size = u64::from(self.header.block_size);
         // Of the last block of the disk only what the guest sees has to be there.
         let rest = self.header.disk_size.saturating_sub(index * size);
         if start.saturating_add(rest.min(size)) > self.file_len {
-            let error = block_map::past_the_end(block, start, self.file_len);
-            self.missing.add(error, at);
+            let wrong = || block_map::past_the_end(block, start, self.file_len);
+            self.missing.add_at(at, 1, wrong);
             return;
         }
         match self.blocks.insert(block.into()) {
             Inserted::New => self.distinct += 1,
             Inserted::Full => self.is_forgetful = true,
-            Inserted::Known => {
-                let error = Error::malformed("block map", "two blocks stand in one place");
-                let error = error.found(format!("block {block} of the file, again"));
-                self.duplicate.add(error, at);
-            }
+            Inserted::Known => self.duplicate.add_at(at, 1, || {
+                Error::malformed("block map", "two blocks stand in one place")
+                    .found(format!("block {block} of the file, again"))
+            }),
         }
     }
 
@@ -146,14 +125,13 @@ impl<'a> Checker<'a> {
             ("not_allocated", self.uncounted),
         ];
         for (name, sort) in sorts {
-            let Some(error) = sort.first else { continue };
-            let message = match sort.count {
-                1 => error.to_string(),
-                count => format!("{count} entries, the first one: {error}"),
-            };
-            report.findings.push(Finding::damage(message));
-            report.counts.push((name, sort.count));
-            report.places.push((name, sort.places));
+            if sort.count() == 0 {
+                continue;
+            }
+            let told = sort.told("entries of this sort", Finding::damage);
+            report.findings.extend(told);
+            report.counts.push((name, sort.count()));
+            report.places.push((name, sort.places().to_vec()));
         }
         // What makes reading safe: everything that an entry names is there and belongs to it alone.
         report.is_map_sound = report.findings.is_empty() && !self.is_forgetful;

@@ -66,18 +66,10 @@ fn describe(header: &Header) -> LayerInfo {
     info
 }
 
-/// The text in a field that is padded with NUL. It goes to a terminal: what is not to be seen there is written out.
+/// The text in a field that is padded with NUL.
 fn words(field: &[u8]) -> String {
     let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
-    let text = String::from_utf8_lossy(text);
-    let mut shown = String::new();
-    for letter in text.trim().chars() {
-        match letter.is_control() {
-            true => shown.extend(letter.escape_default()),
-            false => shown.push(letter),
-        }
-    }
-    shown
+    String::from_utf8_lossy(text).trim().to_owned()
 }
 
 /// The parent, which a VDI knows by its id alone.

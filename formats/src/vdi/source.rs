@@ -1,11 +1,9 @@
 //! The map of an image of any type.
 
 use super::block_map::BlockMap;
-use super::header::ImageType;
-use crate::codec::Codec;
 use crate::error::Result;
 use crate::joined::{Joined, Place};
-use crate::source::{BlockSource, Mapping, Run};
+use crate::source::{BlockSource, Run};
 use crate::storage::StorageRef;
 
 /// Slices of the block map that one call of `map` looks into at most, so that none takes long.
@@ -32,18 +30,6 @@ impl VdiSource {
             unwritten,
         }
     }
-
-    /// The first part of `run` that is all data or all hole: a fixed image has a place also for what nobody wrote.
-    fn without_holes(&self, run: Run) -> Result<Run> {
-        let Mapping::Stored { offset, .. } = run.mapping else {
-            return Ok(run);
-        };
-        let (len, is_data) = self.storage.extent(offset, run.len)?;
-        Ok(match is_data {
-            true => Run::new(len, run.mapping),
-            false => Run::new(len, Mapping::Zero),
-        })
-    }
 }
 
 impl BlockSource for VdiSource {
@@ -67,11 +53,6 @@ impl BlockSource for VdiSource {
                 Err(_) => break,
             }
         }
-        // No block is ever compressed: codec and unit mean nothing.
-        let run = run.into_run(&self.storage, &self.storage, Codec::Zlib, 0);
-        match self.map.header().image_type {
-            ImageType::Static => self.without_holes(run),
-            _ => Ok(run),
-        }
+        Ok(run.into_plain_run(&self.storage))
     }
 }

@@ -39,18 +39,9 @@ impl SparseSource {
         let len = end.saturating_sub(offset).min(limit);
         Run::new(len, self.unwritten.clone())
     }
-}
 
-impl BlockSource for SparseSource {
-    fn size(&self) -> u64 {
-        self.bat.layout().disk_size
-    }
-
-    fn block_size(&self) -> u64 {
-        self.bat.layout().block_size
-    }
-
-    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+    /// [`BlockSource::map`], without the name of the file in its errors.
+    fn run(&self, offset: u64, limit: u64) -> Result<Run> {
         let index = offset / self.block_size();
         let within = offset % self.block_size();
         let Some(place) = self.bat.place(index)? else {
@@ -72,5 +63,20 @@ impl BlockSource for SparseSource {
             self.unwritten.clone()
         };
         Ok(Run::new(len, mapping))
+    }
+}
+
+impl BlockSource for SparseSource {
+    fn size(&self) -> u64 {
+        self.bat.layout().disk_size
+    }
+
+    fn block_size(&self) -> u64 {
+        self.bat.layout().block_size
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        self.run(offset, limit)
+            .map_err(|e| e.in_file(self.storage.path()))
     }
 }

@@ -10,11 +10,12 @@ use super::region_table::{RegionTable, TABLES_AT};
 use super::source::units;
 use crate::driver::{CheckReport, Finding, OpenContext};
 use crate::error::{Error, Result};
+use crate::findings::Findings;
 use crate::overlap::{Inserted, UnitSet};
 use crate::storage::{Storage, StorageRef};
 
-/// Findings of one sort that are told one by one; of more only the number.
-const TOLD: u64 = 20;
+/// What those findings are that are not told one by one.
+const OF_THESE: &str = "of this sort";
 
 /// Bytes of the BAT that are read at once.
 const PIECE: u64 = 64 << 10;
@@ -29,8 +30,8 @@ pub fn check(file: &StorageRef, context: &OpenContext, cancel: &AtomicBool) -> R
         layout: BatLayout::new(&structures.metadata),
         table_offset: structures.regions.bat.offset,
         used: UnitSet::new(&context.budget),
-        damage: Tally::default(),
-        oddities: Tally::default(),
+        damage: Findings::default(),
+        oddities: Findings::default(),
         counts: [0; 8],
         bitmaps: 0,
         is_complete: true,
@@ -42,36 +43,14 @@ pub fn check(file: &StorageRef, context: &OpenContext, cancel: &AtomicBool) -> R
     Ok(checker.report())
 }
 
-/// Findings of one sort.
-#[derive(Default)]
-struct Tally {
-    told: Vec<String>,
-    more: u64,
-}
-
-impl Tally {
-    fn add(&mut self, message: impl ToString) {
-        if self.told.len() as u64 >= TOLD {
-            self.more += 1;
-        } else {
-            self.told.push(message.to_string());
-        }
-    }
-
-    fn findings(self, finding: fn(String) -> Finding) -> impl Iterator<Item = Finding> {
-        let more = (self.more > 0).then(|| format!("{} more of this sort", self.more));
-        self.told.into_iter().chain(more).map(finding)
-    }
-}
-
 struct Checker<'a> {
     structures: &'a Structures,
     layout: BatLayout,
     table_offset: u64,
     /// MiB of the file that something stands in.
     used: UnitSet,
-    damage: Tally,
-    oddities: Tally,
+    damage: Findings,
+    oddities: Findings,
     /// Blocks of each state.
     counts: [u64; 8],
     /// Sector bitmaps.
@@ -259,8 +238,8 @@ impl Checker<'_> {
         ] = self.counts;
         let findings = self
             .damage
-            .findings(Finding::damage)
-            .chain(self.oddities.findings(Finding::oddity))
+            .told(OF_THESE, Finding::damage)
+            .chain(self.oddities.told(OF_THESE, Finding::oddity))
             .collect();
         CheckReport {
             findings,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bat::BatLayout;
+use super::bat::{BITMAP_BLOCK, BatLayout};
 use super::file_identifier;
 use super::header::{HEADER_AREA, Headers};
 use super::info;
@@ -58,6 +58,14 @@ impl Structures {
         let regions = RegionTable::read(storage.as_ref(), &mut warnings)?;
         let areas = areas(storage.as_ref(), &headers, &regions)?;
         let metadata = Metadata::read(storage.as_ref(), &regions.metadata, &mut warnings)?;
+        if let Err(error) = check_growth(file, storage.as_ref(), &regions, &metadata)
+            .map_err(|e| e.at(headers.current.log_offset).in_file(file.path()))
+        {
+            if !context.salvage {
+                return Err(error);
+            }
+            warnings.push(error.to_string());
+        }
         Ok(Structures {
             creator: file_identifier::creator(file.as_ref())?,
             headers,
@@ -80,8 +88,12 @@ fn replay(
     match log::replay(file, &headers.current, &context.budget) {
         Ok((storage, log)) => {
             if let LogState::Replayed { entries, .. } = log {
+                let grown = match storage.len().saturating_sub(file.len()) {
+                    0 => String::new(),
+                    more => format!("; they make it {more} bytes longer, which read as zeros"),
+                };
                 warnings.push(format!(
-                    "the file was not closed properly: {entries} entries of its log were replayed in memory"
+                    "the file was not closed properly: {entries} entries of its log were replayed in memory{grown}"
                 ));
             }
             Ok((storage, log))
@@ -97,6 +109,35 @@ fn replay(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Fails when the log makes `file` longer than it can have been: by more than all that may be in it, which nobody adds
+/// between two flushes. Blocks that are missing would read as zeros there.
+fn check_growth(
+    file: &StorageRef,
+    replayed: &dyn Storage,
+    regions: &RegionTable,
+    metadata: &Metadata,
+) -> Result<()> {
+    let layout = BatLayout::new(metadata);
+    let regions = regions.all.iter().map(|region| u64::from(region.length));
+    let parts = [
+        layout.blocks().saturating_mul(layout.block_size),
+        layout.chunks().saturating_mul(BITMAP_BLOCK),
+        file.len(),
+    ];
+    let most = parts
+        .into_iter()
+        .chain(regions)
+        .fold(0, u64::saturating_add);
+    if replayed.len() <= most {
+        return Ok(());
+    }
+    Err(
+        Error::malformed("log", "makes the file longer than the disk can need")
+            .found(format!("{} bytes", replayed.len()))
+            .expected(format!("at most {most} bytes")),
+    )
 }
 
 /// What of the file holds neither data nor sector bitmaps.

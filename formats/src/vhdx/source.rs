@@ -12,7 +12,7 @@ use crate::joined::{Joined, Place};
 use crate::overlap::{Areas, Inserted, UnitSet};
 use crate::sector_bitmap::{BitOrder, SectorBitmaps};
 use crate::slice_cache::SliceCache;
-use crate::source::{BlockSource, Mapping, Run};
+use crate::source::{BlockSource, Run};
 use crate::storage::StorageRef;
 
 /// Steps that one call of `map` takes at most, each through one slice or one chunk. A disk of nothing but holes is
@@ -21,6 +21,9 @@ const STEPS_PER_RUN: usize = 4096;
 
 /// Slices of the BAT that one call of `map` reads at most.
 const SLICES_PER_RUN: usize = 64;
+
+/// What errors call an entry of the table; their offset is where it stands.
+const ENTRY_NAME: &str = "BAT entry";
 
 /// The disk in a VHDX.
 pub struct VhdxSource {
@@ -182,7 +185,7 @@ impl VhdxSource {
     fn check_place(&self, name: &'static str, offset: u64, len: u64) -> Result<u64> {
         let there = self.storage.len().saturating_sub(offset).min(len);
         if there < len && !(self.salvage && there > 0) {
-            return Err(Error::truncated(name, "is past the end of the file")
+            return Err(past_the_end(name)
                 .found(format!("{len} bytes at byte {offset}"))
                 .expected(format!("an end at or before byte {}", self.storage.len()))
                 .hint(
@@ -190,10 +193,11 @@ impl VhdxSource {
                 ));
         }
         if let Some(other) = self.areas.hit(offset, len) {
-            return Err(
-                Error::malformed(name, format!("stands in the place of the {other}"))
-                    .found(format!("byte {offset}")),
-            );
+            return Err(Error::malformed(
+                ENTRY_NAME,
+                format!("the {name} stands in the place of the {other}"),
+            )
+            .found(format!("byte {offset}")));
         }
         if self.any_doubtful.load(Ordering::Relaxed) {
             let seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
@@ -267,7 +271,7 @@ impl VhdxSource {
                 BlockState::Undefined | BlockState::Zero | BlockState::Unmapped => Place::Zero,
                 BlockState::FullyPresent | BlockState::PartiallyPresent => {
                     self.extend_block(run, block, entry, within)
-                        .map_err(|e| e.at(self.entry_offset(self.layout.block_index(block))))?;
+                        .map_err(|e| e.near(self.entry_offset(self.layout.block_index(block))))?;
                     rest = others;
                     block += 1;
                     continue;
@@ -295,8 +299,7 @@ impl VhdxSource {
         let there = there.saturating_sub(within);
         if there == 0 {
             // Salvaging, and behind what is left of the block.
-            return Err(Error::truncated("block", "is past the end of the file")
-                .found(format!("byte {within} of block {block}")));
+            return Err(past_the_end("block").found(format!("byte {within} of block {block}")));
         }
         let data = entry.offset() + within;
         if entry.state() == Some(BlockState::PartiallyPresent) {
@@ -324,7 +327,7 @@ impl VhdxSource {
         let entry = self.entry(self.layout.bitmap_index(chunk))?;
         if !entry.is_bitmap_present() {
             return Err(Error::malformed(
-                "BAT",
+                ENTRY_NAME,
                 "a block is there in part, but has no sector bitmap",
             )
             .found(format!("block {block}, sector bitmap {:#x}", entry.0)));
@@ -351,24 +354,6 @@ impl VhdxSource {
         Ok(())
     }
 
-    /// What the table says from `offset` on, joined as far as `limit` and the work of one call go.
-    fn join(&self, offset: u64, limit: u64) -> Result<Run> {
-        let mut run = Joined::new(offset, limit);
-        let mut read = 0;
-        for _ in 0..STEPS_PER_RUN {
-            if !run.is_open() || read >= SLICES_PER_RUN {
-                break;
-            }
-            match self.extend(&mut run) {
-                Ok(was_read) => read += usize::from(was_read),
-                Err(error) if run.is_empty() => return Err(error),
-                // Said when that block is asked for.
-                Err(_) => run.close(),
-            }
-        }
-        Ok(run.into_plain_run(&self.storage))
-    }
-
     fn illegal(&self, block: u64, entry: BatEntry) -> Error {
         let (kind, states) = match self.layout.is_differencing {
             true => ("a state that does not exist", "0, 1, 2, 3, 6, 7"),
@@ -377,7 +362,7 @@ impl VhdxSource {
                 "0, 1, 2, 3, 6",
             ),
         };
-        Error::malformed("BAT", format!("block {block} has {kind}"))
+        Error::malformed(ENTRY_NAME, format!("block {block} has {kind}"))
             .at(self.entry_offset(self.layout.block_index(block)))
             .found(entry.state_bits())
             .expected(states)
@@ -390,8 +375,15 @@ pub(super) fn units(offset: u64, len: u64) -> std::ops::Range<u64> {
     first..first + len.div_ceil(MIB)
 }
 
+fn past_the_end(name: &'static str) -> Error {
+    Error::truncated(
+        ENTRY_NAME,
+        format!("the {name} is past the end of the file"),
+    )
+}
+
 fn twice(offset: u64) -> Error {
-    Error::malformed("BAT", "two blocks stand in one place of the file")
+    Error::malformed(ENTRY_NAME, "two blocks stand in one place of the file")
         .found(format!("byte {offset}"))
 }
 
@@ -409,18 +401,19 @@ impl BlockSource for VhdxSource {
     }
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        let left = self.layout.block_size - offset % self.layout.block_size;
-        let first = self.join(offset, limit.min(left))?;
-        let Mapping::Stored { offset: at, .. } = first.mapping else {
-            return self.join(offset, limit);
-        };
-        // Fixed disks and large blocks have holes of the file in them. The file is asked before all that follows is
-        // joined, so that no call goes further than its answer.
-        let (len, is_data) = self.storage.extent(at, limit)?;
-        let run = self.join(offset, limit.min(len))?;
-        Ok(match is_data {
-            true => run,
-            false => Run::new(run.len, Mapping::Zero),
-        })
+        let mut run = Joined::new(offset, limit);
+        let mut read = 0;
+        for _ in 0..STEPS_PER_RUN {
+            if !run.is_open() || read >= SLICES_PER_RUN {
+                break;
+            }
+            match self.extend(&mut run) {
+                Ok(was_read) => read += usize::from(was_read),
+                Err(error) if run.is_empty() => return Err(error.in_file(self.storage.path())),
+                // Said when that block is asked for.
+                Err(_) => run.close(),
+            }
+        }
+        Ok(run.into_plain_run(&self.storage))
     }
 }

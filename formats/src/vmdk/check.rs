@@ -11,11 +11,9 @@ use super::layer::{Kind, descriptor_text};
 use super::marker::{GRAIN_MARKER, Marker};
 use crate::driver::{Finding, OpenContext};
 use crate::error::{Error, Result};
+use crate::findings::Findings;
 use crate::overlap::Areas;
 use crate::storage::{Storage, StorageRef, read_array};
-
-/// Findings of one sort that are told one by one; of more only the number.
-const TOLD: u64 = 20;
 
 /// Checks the sparse extents of the VMDK in `storage`.
 ///
@@ -74,19 +72,9 @@ struct Checker<'a> {
     findings: &'a mut Vec<Finding>,
 }
 
-/// One sort of findings.
-#[derive(Default)]
-struct Tally {
-    count: u64,
-}
-
 impl Checker<'_> {
-    fn damage(&mut self, tally: &mut Tally, error: Error) {
-        tally.count += 1;
-        if tally.count <= TOLD {
-            let error = error.in_file(self.storage.path());
-            self.findings.push(Finding::damage(error.to_string()));
-        }
+    fn damage(&self, tally: &mut Findings, error: Error) {
+        tally.add(error.in_file(self.storage.path()));
     }
 
     fn oddity(&mut self, message: impl Into<String>) {
@@ -94,12 +82,8 @@ impl Checker<'_> {
         self.findings.push(Finding::oddity(message));
     }
 
-    fn close(&mut self, tally: &Tally, what: &str) {
-        if tally.count > TOLD {
-            let more = tally.count - TOLD;
-            self.findings
-                .push(Finding::damage(format!("{more} more {what}")));
-        }
+    fn close(&mut self, tally: &Findings, what: &str) {
+        self.findings.extend(tally.told(what, Finding::damage));
     }
 
     /// The entries of grain table `index` of `directory`, or nothing.
@@ -118,7 +102,7 @@ impl Checker<'_> {
 
     /// Holds the two directories and their tables against each other.
     fn directories(&mut self, redundant: &Directory) -> Result<()> {
-        let mut tally = Tally::default();
+        let mut tally = Findings::default();
         for index in 0..self.header.tables() {
             let first = self.table(self.directory, index);
             let second = self.table(redundant, index);
@@ -146,7 +130,7 @@ impl Checker<'_> {
     /// Goes from marker to marker, and holds each grain against the tables.
     fn stream(&mut self) -> Result<()> {
         let mut walk = Walk::new(self.header);
-        let mut tally = Tally::default();
+        let mut tally = Findings::default();
         while walk.at + SECTOR <= self.storage.len() {
             let marker = Marker::read(self.storage.as_ref(), walk.at)?;
             let zeros = match marker {
@@ -235,7 +219,7 @@ impl Checker<'_> {
     }
 
     /// Tells when tables name more grains than there are markers for.
-    fn unmarked(&mut self, walk: &Walk, tally: &mut Tally) -> Result<()> {
+    fn unmarked(&self, walk: &Walk, tally: &mut Findings) -> Result<()> {
         let mut named: u64 = 0;
         for index in 0..self.header.tables() {
             let Ok(Some(bytes)) = self.table(self.directory, index) else {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::descriptor::Descriptor;
@@ -10,7 +11,8 @@ use super::layer::{Kind, in_sectors};
 use super::{cowd, hosted, sesparse};
 use crate::driver::OpenContext;
 use crate::error::{Error, Result};
-use crate::source::{BlockSource, Mapping, Run};
+use crate::raw::RawSource;
+use crate::source::{BlockSource, Run, mapped};
 use crate::stack::Zeros;
 use crate::storage::StorageRef;
 
@@ -172,15 +174,18 @@ impl Opener<'_> {
 
     fn flat(&mut self, file: &ExtentFile, line: &ExtentLine) -> Result<Arc<dyn BlockSource>> {
         let storage = self.file(file)?;
-        let there = storage.len().saturating_sub(line.offset).min(line.len);
-        if there < line.len && !self.context.salvage {
-            return Err(too_short(&storage, line.offset, line.len));
+        let all = line.offset..line.offset.saturating_add(line.len);
+        if all.end <= storage.len() {
+            return Ok(Arc::new(RawSource::part(storage, all)));
         }
-        Ok(Arc::new(Flat {
+        if !self.context.salvage {
+            return Err(too_short(&storage, &all));
+        }
+        let there = all.start..storage.len().max(all.start);
+        Ok(Arc::new(CutOff {
+            there: RawSource::part(storage.clone(), there),
+            line: all,
             storage,
-            offset: line.offset,
-            len: line.len,
-            there,
         }))
     }
 
@@ -269,48 +274,35 @@ pub fn open_file(
     }
 }
 
-fn too_short(storage: &StorageRef, offset: u64, len: u64) -> Error {
+fn too_short(storage: &StorageRef, line: &Range<u64>) -> Error {
     Error::truncated(STRUCTURE, "the file is shorter than the descriptor says")
         .found(format!("{} bytes", storage.len()))
-        .expected(format!("{} bytes", offset.saturating_add(len)))
+        .expected(format!("{} bytes", line.end))
         .hint("the file is cut off; find the whole one, or read what is left with --salvage")
         .in_file(storage.path())
 }
 
-/// A part of a file, as far as it is there.
-struct Flat {
+/// A part of a file, of which the end is missing.
+struct CutOff {
     storage: StorageRef,
-    offset: u64,
-    len: u64,
-    there: u64,
+    line: Range<u64>,
+    there: RawSource,
 }
 
-impl BlockSource for Flat {
+impl BlockSource for CutOff {
     fn size(&self) -> u64 {
-        self.len
+        self.line.end - self.line.start
     }
 
-    /// The page that file systems allocate.
     fn block_size(&self) -> u64 {
-        4096
+        self.there.block_size()
     }
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        if offset >= self.there {
+        if offset >= self.there.size() {
             // Always said of the same place, so that what is lost is one hole.
-            return Err(too_short(&self.storage, self.offset, self.len).at(self.storage.len()));
+            return Err(too_short(&self.storage, &self.line).at(self.storage.len()));
         }
-        let limit = limit.min(self.there - offset);
-        let at = self.offset + offset;
-        let (len, is_data) = self.storage.extent(at, limit)?;
-        let mapping = if is_data {
-            Mapping::Stored {
-                storage: self.storage.clone(),
-                offset: at,
-            }
-        } else {
-            Mapping::Zero
-        };
-        Ok(Run::new(len.clamp(1, limit), mapping))
+        mapped(&self.there, offset, limit)
     }
 }

@@ -189,8 +189,7 @@ impl<F: GrainFormat> GrainSource<F> {
             if !run.is_open() {
                 break;
             }
-            self.extend_from_entry(run, entry)
-                .map_err(|e| if e.offset().is_none() { e.at(at) } else { e })?;
+            self.extend_from_entry(run, entry).map_err(|e| e.near(at))?;
         }
         Ok(())
     }

@@ -58,6 +58,13 @@ pub struct Disk {
     pub has_first: bool,
 }
 
+impl Disk {
+    /// Bytes that its blocks and what stands around them take in the file.
+    pub fn stored(&self) -> u64 {
+        self.stretches.iter().map(|s| s.count * s.stride).sum()
+    }
+}
+
 /// What an archive holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {

@@ -1,6 +1,8 @@
 //! The map of a disk in an XVA.
 
-use super::index::{Disk, Stretch};
+use std::sync::Arc;
+
+use super::index::Disk;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run};
@@ -10,7 +12,7 @@ use crate::storage::StorageRef;
 #[derive(Debug)]
 pub struct XvaSource {
     storage: StorageRef,
-    stretches: Vec<Stretch>,
+    disk: Arc<Disk>,
     size: u64,
 }
 
@@ -19,7 +21,7 @@ impl XvaSource {
     ///
     /// # Errors
     /// `Malformed` when the first or the last block is missing, or blocks go beyond the disk.
-    pub fn new(storage: StorageRef, disk: Disk, size: u64) -> Result<XvaSource> {
+    pub fn new(storage: StorageRef, disk: Arc<Disk>, size: u64) -> Result<XvaSource> {
         let wrong = |what: &'static str| {
             Error::malformed("XVA disk", what)
                 .found(format!(
@@ -44,7 +46,7 @@ impl XvaSource {
         }
         Ok(XvaSource {
             storage,
-            stretches: disk.stretches,
+            disk,
             size,
         })
     }
@@ -60,8 +62,8 @@ impl BlockSource for XvaSource {
     }
 
     fn map(&self, offset: u64, limit: u64) -> Result<Run> {
-        let next = self.stretches.partition_point(|s| s.end() <= offset);
-        let Some(stretch) = self.stretches.get(next) else {
+        let next = self.disk.stretches.partition_point(|s| s.end() <= offset);
+        let Some(stretch) = self.disk.stretches.get(next) else {
             return Ok(Run::new(limit, Mapping::Zero));
         };
         if offset < stretch.guest {

@@ -62,8 +62,8 @@ pub fn check(bytes: &[u8], format: Format) -> Result<Vec<Finding>> {
     Ok(report?.findings)
 }
 
-/// Maps a disk to its end, or as far as is sensible, and reads some of it. Past an error it goes on with the next
-/// block, as `--salvage` does.
+/// Maps a disk to its end, or as far as is sensible, and reads some of it. Past an error, which says where it is, it goes
+/// on with the next block, as `--salvage` does.
 pub fn look_through(source: &dyn BlockSource) -> Seen {
     let mut seen = Seen::default();
     let mut reader = RunReader::new();
@@ -75,7 +75,9 @@ pub fn look_through(source: &dyn BlockSource) -> Seen {
         let run = match run_at(source, offset, limit) {
             Ok(run) => run,
             Err(error) => {
-                assert!(!error.to_string().is_empty());
+                assert!(!error.structure().is_empty(), "{error}");
+                assert!(error.path().is_some(), "no file: {error}");
+                assert!(error.offset().is_some(), "no offset: {error}");
                 seen.errors += 1;
                 let block = source.block_size().max(512);
                 offset += block - offset % block;

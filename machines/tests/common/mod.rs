@@ -1,23 +1,13 @@
 //! What the tests of this crate share.
 #![allow(dead_code)]
 
+#[path = "../../../cli/tests/common/skip.rs"]
+pub mod skip;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use machines::Package;
 use machines::machine::{Disk, DiskImage, Machine, Nic};
-
-/// Says that a test did not run, where `check` counts it.
-pub fn skipped(test: &str, why: &str) {
-    eprintln!("skipped: {test}: {why}");
-    if let Some(list) = std::env::var_os("DISKFERRY_SKIPPED") {
-        let file = std::fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(list);
-        let _ = file.and_then(|mut f| writeln!(f, "{test}: {why}"));
-    }
-}
 
 /// The facts of a package, a few lines a machine.
 pub fn facts(package: &Package) -> String {

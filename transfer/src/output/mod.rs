@@ -6,6 +6,7 @@
 //! | [`set`] | several files that belong together |
 //! | [`nowhere`] | nothing: for measuring |
 //! | [`device`] | a block device, checked for size before the first byte |
+//! | [`part`] | a part of another output: a member of an archive |
 //! | [`stream`] | standard output, for targets that are written in ascending order |
 //! | `direct` | the choice between direct and buffered writes, write by write |
 
@@ -13,6 +14,7 @@ pub mod device;
 mod direct;
 pub mod file;
 pub mod nowhere;
+pub mod part;
 pub mod set;
 pub mod stream;
 
@@ -24,6 +26,7 @@ use formats::{Result, StorageRef, WritableStorage};
 pub use device::DeviceOutput;
 pub use file::FileOutput;
 pub use nowhere::Nowhere;
+pub use part::{OrderedPart, Part};
 pub use set::FileSet;
 pub use stream::StreamOutput;
 
@@ -65,4 +68,12 @@ pub trait Output: WritableStorage {
     /// # Errors
     /// `Io`, and `Refused` for a stream, which cannot be read back.
     fn read_back(&self) -> Result<StorageRef>;
+
+    /// As [`Output::read_back`], for what stands at `offset`: the storage that holds it, and the offset in there.
+    ///
+    /// # Errors
+    /// As [`Output::read_back`].
+    fn read_back_at(&self, offset: u64) -> Result<(StorageRef, u64)> {
+        Ok((self.read_back()?, offset))
+    }
 }

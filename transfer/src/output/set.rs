@@ -193,6 +193,11 @@ impl Output for FileSet {
         let (first, _) = self.part(0)?;
         first.read_back()
     }
+
+    fn read_back_at(&self, offset: u64) -> Result<(StorageRef, u64)> {
+        let (part, at) = self.part(offset)?;
+        Ok((part.read_back()?, at))
+    }
 }
 
 #[cfg(test)]

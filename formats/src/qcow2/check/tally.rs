@@ -2,10 +2,8 @@
 
 use crate::driver::{CheckReport, Finding};
 use crate::error::Error;
+use crate::findings::Findings;
 use crate::storage::Storage;
-
-/// Findings of one kind that are told one by one; of more only the number.
-const TOLD: usize = 10;
 
 /// What can be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,33 +34,19 @@ const KINDS: [(Kind, &str); 6] = [
     (Kind::Leak, "leaked clusters"),
 ];
 
-#[derive(Debug, Default)]
-struct Group {
-    count: u64,
-    told: Vec<String>,
-    offsets: Vec<u64>,
-}
-
 /// The findings of one check.
 #[derive(Debug, Default)]
-pub struct Tally([Group; KINDS.len()]);
+pub struct Tally([Findings; KINDS.len()]);
 
 impl Tally {
     /// Notes `times` findings of a kind at file offset `at`; `why` is asked for the first ones only.
     pub fn note(&mut self, kind: Kind, times: u64, at: u64, why: impl FnOnce() -> Error) {
-        let group = &mut self.0[kind as usize];
-        group.count = group.count.saturating_add(times);
-        if group.offsets.len() < TOLD {
-            group.offsets.push(at);
-            if kind != Kind::Leak {
-                group.told.push(why().at(at).to_string());
-            }
-        }
+        self.0[kind as usize].add_at(at, times, why);
     }
 
     /// How many there are of a kind.
     pub fn count(&self, kind: Kind) -> u64 {
-        self.0[kind as usize].count
+        self.0[kind as usize].count()
     }
 
     /// What `qemu-img check` calls corruptions: all but leaks, and overlaps, which it does not look for.
@@ -83,8 +67,8 @@ impl Tally {
             ],
             ..CheckReport::default()
         };
-        for ((kind, name), group) in KINDS.iter().zip(self.0) {
-            if group.count == 0 {
+        for ((kind, name), group) in KINDS.iter().zip(&self.0) {
+            if group.count() == 0 {
                 continue;
             }
             let of_refcounts = matches!(kind, Kind::Low | Kind::Copied | Kind::Leak);
@@ -93,17 +77,14 @@ impl Tally {
                 is_repairable: matches!(kind, Kind::Copied | Kind::Leak),
                 message: format!("{}: {message}", storage.path().display()),
             };
-            if *kind == Kind::Leak {
-                let message = leaks(group.count, cluster_size, &group.offsets);
-                report.findings.push(finding(message));
+            match kind {
+                Kind::Leak => {
+                    let message = leaks(group.count(), cluster_size, group.places());
+                    report.findings.push(finding(message));
+                }
+                _ => report.findings.extend(group.told(name, finding)),
             }
-            let told = group.told.len() as u64;
-            report.findings.extend(group.told.into_iter().map(finding));
-            if told > 0 && group.count > told {
-                let more = group.count - told;
-                report.findings.push(finding(format!("{more} more {name}")));
-            }
-            report.places.push((*name, group.offsets));
+            report.places.push((*name, group.places().to_vec()));
         }
         report
     }
@@ -127,6 +108,7 @@ fn leaks(count: u64, cluster_size: u64, offsets: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::TOLD;
     use crate::storage::MemoryStorage;
 
     fn tally(kind: Kind, count: u64) -> Tally {
@@ -149,7 +131,7 @@ mod tests {
         assert_eq!(report.findings.len(), TOLD + 1);
         assert!(report.findings.iter().all(|f| f.is_damage));
         let last = &report.findings[TOLD].message;
-        assert!(last.ends_with("190 more impossible entries"), "{last}");
+        assert!(last.ends_with("180 more impossible entries"), "{last}");
         assert_eq!(report.counts[1], ("corruptions", 200));
         assert_eq!(report.places[0].1.len(), TOLD);
     }

@@ -1,0 +1,231 @@
+//! What a verb reads: a disk image, or a disk out of a package.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use formats::{Error, FileStorage, Format, Image, OpenContext, StorageRef};
+use packages::{Choice, Kind, Opened, integrity};
+use transfer::Condition;
+
+use crate::args::Opening;
+use crate::failure::Failure;
+use crate::{open, report};
+
+/// A format that the user may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// Of a disk.
+    Disk(Format),
+    /// Of a package.
+    Package(Kind),
+}
+
+impl Named {
+    /// The format of this name, if one is named.
+    ///
+    /// # Errors
+    /// `Usage` for a name that nobody knows.
+    pub fn parse(name: Option<&str>) -> Result<Option<Named>, Failure> {
+        match name.and_then(Kind::by_name) {
+            Some(kind) => Ok(Some(Named::Package(kind))),
+            None => Ok(open::format(name)?.map(Named::Disk)),
+        }
+    }
+}
+
+/// A disk that was opened.
+pub struct Source {
+    /// Its content.
+    pub image: Image,
+    /// What it is called in messages: the file, and the member of it.
+    pub path: PathBuf,
+    /// What it is stored as.
+    pub format: String,
+    /// Bytes that it takes where it is stored.
+    pub file_size: u64,
+    /// Whether it stands in a package.
+    pub is_packaged: bool,
+    /// Whether a package describes it, but has no file for it.
+    pub is_blank: bool,
+    pending: Vec<integrity::Pending>,
+    salvage: bool,
+}
+
+impl Source {
+    /// Starts to compute the digests that the disk's files should have, and answers the condition that they have them.
+    pub fn watch(&mut self, cancel: &Arc<AtomicBool>) -> Option<Condition> {
+        watch(self.take_pending(), cancel, self.salvage)
+    }
+
+    /// The digests that its files should have, for whoever watches over them.
+    pub fn take_pending(&mut self) -> Vec<integrity::Pending> {
+        std::mem::take(&mut self.pending)
+    }
+}
+
+/// Starts to compute digests, and answers the condition that they are right. With `salvage`, a wrong one is only told.
+pub fn watch(
+    pending: Vec<integrity::Pending>,
+    cancel: &Arc<AtomicBool>,
+    salvage: bool,
+) -> Option<Condition> {
+    let holds = integrity::watch(pending, cancel)?;
+    if !salvage {
+        return Some(holds);
+    }
+    Some(Arc::new(move || {
+        if let Err(error) = holds() {
+            report::warning(&error.to_string());
+        }
+        Ok(())
+    }))
+}
+
+/// Opens the disk in the file at `path`: the file itself, or the one in the package that `opening` picks. Says on standard
+/// error what is odd about it.
+///
+/// # Errors
+/// What is wrong with the file; `Usage` when nobody can tell which disk is meant, or one is picked of what is no package.
+pub fn disk(
+    path: &Path,
+    format: Option<&str>,
+    opening: &Opening,
+    context: &OpenContext,
+) -> Result<Source, Failure> {
+    let source = disk_or_image(path, format, &choice(opening), context)?;
+    if !source.is_packaged {
+        refuse_choice(opening, path)?;
+    }
+    Ok(source)
+}
+
+/// As [`disk`], but `choice` is no error for what is no package.
+///
+/// # Errors
+/// As [`disk`].
+pub fn disk_or_image(
+    path: &Path,
+    format: Option<&str>,
+    choice: &Choice,
+    context: &OpenContext,
+) -> Result<Source, Failure> {
+    match package(path, format, context)? {
+        Some(opened) => {
+            let machine = choice.machine(&opened)?;
+            let disk = choice.disk(&opened, machine)?;
+            say_package(&opened);
+            judge_package(&opened, context.salvage)?;
+            disk_of(&opened, machine, disk, context)
+        }
+        None => {
+            let image = open::image(path, format, context)?;
+            let tip = image.tip();
+            Ok(Source {
+                path: path.to_owned(),
+                format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
+                file_size: tip.map_or(0, |tip| tip.file_size()),
+                image,
+                is_packaged: false,
+                is_blank: false,
+                pending: Vec::new(),
+                salvage: context.salvage,
+            })
+        }
+    }
+}
+
+/// The package in the file at `path`, if it is one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn package(
+    path: &Path,
+    format: Option<&str>,
+    context: &OpenContext,
+) -> Result<Option<Opened>, Failure> {
+    let kind = match Named::parse(format)? {
+        Some(Named::Disk(_)) => return Ok(None),
+        Some(Named::Package(kind)) => Some(kind),
+        None => None,
+    };
+    let file: StorageRef = Arc::new(FileStorage::open(path)?);
+    let kind = match kind {
+        Some(kind) => Some(kind),
+        None => packages::recognise(&file)?,
+    };
+    Ok(kind
+        .map(|kind| packages::open(file, kind, context))
+        .transpose()?)
+}
+
+/// What the options say about machines and disks of packages.
+pub fn choice(opening: &Opening) -> Choice {
+    Choice {
+        machine: opening.vm.clone(),
+        disk: opening.disk.clone(),
+    }
+}
+
+/// Opens one disk of a package.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn disk_of(
+    opened: &Opened,
+    machine: usize,
+    disk: usize,
+    context: &OpenContext,
+) -> Result<Source, Failure> {
+    let disk = opened.disk(machine, disk, context)?;
+    for warning in &disk.warnings {
+        report::warning(&format!("{}: {warning}", disk.path.display()));
+    }
+    Ok(Source {
+        image: disk.image,
+        path: disk.path,
+        format: disk.format,
+        file_size: disk.file_size,
+        is_packaged: true,
+        is_blank: disk.is_blank,
+        pending: disk.pending,
+        salvage: context.salvage,
+    })
+}
+
+/// Fails for a package that its manifest or certificate disproves, unless damage is expected.
+///
+/// # Errors
+/// `Malformed`.
+pub fn judge_package(opened: &Opened, salvage: bool) -> Result<(), Failure> {
+    if let (Some(damage), false) = (opened.seal.damage.first(), salvage) {
+        return Err(Error::malformed("package", damage.clone())
+            .hint("--salvage reads it all the same")
+            .in_file(opened.path())
+            .into());
+    }
+    Ok(())
+}
+
+/// Says what is odd about a package.
+pub fn say_package(opened: &Opened) {
+    let all = opened.warnings.iter().chain(&opened.seal.damage);
+    all.for_each(|warning| report::warning(&format!("{}: {warning}", opened.path().display())));
+}
+
+/// Fails when a machine or a disk is chosen of what is no package.
+///
+/// # Errors
+/// `Usage`.
+pub fn refuse_choice(opening: &Opening, path: &Path) -> Result<(), Failure> {
+    let option = match (&opening.disk, &opening.vm) {
+        (Some(_), _) => "--disk",
+        (None, Some(_)) => "--vm",
+        (None, None) => return Ok(()),
+    };
+    Err(
+        Error::usage(option, "picks from a package, and this is a disk image")
+            .in_file(path)
+            .into(),
+    )
+}

@@ -1,0 +1,464 @@
+//! A machine into a package: OVA, OVF, XVA, VMX.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use formats::xva::Checksum;
+use formats::{Error, OpenContext};
+use machines::Machine;
+use machines::profiles::{Container, Profile, WIDEST, by_name};
+use packages::write::{self, DiscIn, DiskIn, Input, Made, Signing, WriteOptions};
+use packages::{Kind, Opened};
+use serde::Serialize;
+use transfer::{Losses, Place};
+
+use super::outcome::say_losses;
+use super::{copy_options, described, is_folder, reproducible};
+use crate::args::{self, BlockChecksum, Manifest};
+use crate::failure::Failure;
+use crate::source::{self, Source};
+use crate::work::Work;
+use crate::{open, render, report};
+
+/// Makes a package of the kind from what `arguments` name.
+///
+/// # Errors
+/// What is wrong with the source or the target. Nothing is left behind then.
+pub fn run(
+    arguments: &args::Convert,
+    kind: Kind,
+    profile: Option<&'static Profile>,
+    context: &OpenContext,
+) -> Result<ExitCode, Failure> {
+    let job = PackageJob {
+        arguments,
+        kind,
+        profile: suited(kind, profile)?,
+        context,
+    };
+    let to_stdout = arguments.target.as_os_str() == "-";
+    if to_stdout && !matches!(kind, Kind::Ova | Kind::Xva) {
+        return Err(Error::usage("standard output", "takes one file: an OVA or an XVA").into());
+    }
+    if arguments.backing.is_some() {
+        return Err(Error::usage("-B", "is for disks that are not in a package").into());
+    }
+    let work = match to_stdout {
+        true => Work::into_pipe(arguments.reading.jobs)?,
+        false => Work::new(arguments.reading.jobs)?,
+    };
+    let work = work.salvaging(context.salvage);
+    let started = Instant::now();
+    let inputs = job.inputs()?;
+    let names: Vec<String> = inputs.iter().map(|i| i.machine.name.clone()).collect();
+    let target = Target::find(&job, names.first().map_or("", String::as_str))?;
+    let made = job.write(inputs, &target, &work);
+    let made = made.inspect_err(|_| target.undo())?;
+    let done = Told {
+        job: &job,
+        target: &target.path,
+        machines: names,
+        made,
+        losses: work.losses(),
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    done.tell(to_stdout)
+}
+
+/// The row for a package of this kind.
+fn suited(kind: Kind, profile: Option<&'static Profile>) -> Result<&'static Profile, Failure> {
+    let Some(profile) = profile else {
+        return Ok(match kind {
+            Kind::Xva => by_name("xenserver").unwrap_or(&WIDEST),
+            _ => &WIDEST,
+        });
+    };
+    let why = match (profile.container, kind) {
+        (Container::Disks, _) => "takes disks, no packages",
+        (Container::Ovf, Kind::Xva) => "takes no XVA",
+        (Container::Xva, Kind::Vmx) => "takes no VMX",
+        _ => return Ok(profile),
+    };
+    Err(Error::usage("--for", format!("{} {why}", profile.title))
+        .hint("leave out --for, or name another target")
+        .into())
+}
+
+struct PackageJob<'a> {
+    arguments: &'a args::Convert,
+    kind: Kind,
+    profile: &'static Profile,
+    context: &'a OpenContext,
+}
+
+impl PackageJob<'_> {
+    /// The machines that go into the package, with their disks opened.
+    fn inputs(&self) -> Result<Vec<Input>, Failure> {
+        let arguments = self.arguments;
+        let format = arguments.source_format.as_deref();
+        let opening = &arguments.reading.opening;
+        let Some(opened) = source::package(&arguments.source, format, self.context)? else {
+            source::refuse_choice(opening, &arguments.source)?;
+            let machine = described::around(arguments, &arguments.source)?;
+            let disk = source::disk(&arguments.source, format, opening, self.context)?;
+            return Ok(vec![self.input(machine, vec![disk], Vec::new())?]);
+        };
+        if arguments.packaging.machine.is_some() {
+            return Err(
+                Error::usage("--machine", "the source describes its machine itself")
+                    .hint("--name, --cpus, --memory, --firmware and --nic change it")
+                    .into(),
+            );
+        }
+        source::say_package(&opened);
+        source::judge_package(&opened, self.context.salvage)?;
+        let choice = source::choice(opening);
+        let chosen = match self.kind {
+            Kind::Xva => choice.machines(&opened)?,
+            _ => vec![choice.machine(&opened)?],
+        };
+        if chosen.is_empty() {
+            return Err(Error::malformed("package", "describes no machine")
+                .in_file(opened.path())
+                .into());
+        }
+        opened
+            .package
+            .notes
+            .iter()
+            .for_each(|note| report::note(note));
+        chosen
+            .into_iter()
+            .map(|machine| self.machine(&opened, machine))
+            .collect()
+    }
+
+    fn machine(&self, opened: &Opened, index: usize) -> Result<Input, Failure> {
+        let choice = source::choice(&self.arguments.reading.opening);
+        let Some(machine) = opened.package.machines.get(index) else {
+            return Err(Error::usage("--vm", "there is no such machine").into());
+        };
+        let mut machine = machine.clone();
+        machine.notes.drain(..).for_each(|note| report::note(&note));
+        let disks = choice.disks(opened, index)?;
+        let kept = disks
+            .iter()
+            .filter_map(|disk| machine.disks.get(*disk).cloned());
+        machine.disks = kept.collect();
+        let sources = disks
+            .iter()
+            .map(|disk| source::disk_of(opened, index, *disk, self.context))
+            .collect::<Result<Vec<_>, _>>()?;
+        let discs = match self.kind {
+            // An XVA has disks only.
+            Kind::Xva => machine.cd_drives.iter().map(|_| None).collect(),
+            _ => self.discs(opened, &mut machine)?,
+        };
+        let mut input = self.input(machine, sources, discs)?;
+        input.networks.clone_from(&opened.package.networks);
+        Ok(input)
+    }
+
+    fn discs(
+        &self,
+        opened: &Opened,
+        machine: &mut Machine,
+    ) -> Result<Vec<Option<DiscIn>>, Failure> {
+        let mut discs = Vec::new();
+        for drive in &mut machine.cd_drives {
+            let disc = match &drive.medium {
+                None => None,
+                // A VMX names discs anywhere on its host; they are not part of the machine.
+                Some(file) if opened.kind == Kind::Vmx => {
+                    report::note(&format!("the disc {} is left out", file.href));
+                    drive.medium = None;
+                    None
+                }
+                Some(file) => {
+                    let (storage, pending) = opened.medium(file)?;
+                    Some(DiscIn { storage, pending })
+                }
+            };
+            discs.push(disc);
+        }
+        Ok(discs)
+    }
+
+    fn input(
+        &self,
+        mut machine: Machine,
+        sources: Vec<Source>,
+        discs: Vec<Option<DiscIn>>,
+    ) -> Result<Input, Failure> {
+        described::change(self.arguments, &mut machine);
+        let mut disks = Vec::new();
+        for (disk, mut source) in machine.disks.iter_mut().zip(sources) {
+            let most = self.arguments.reading.max_size.as_deref();
+            open::check_size(&source.image, most)?;
+            disk.image.capacity = Some(source.image.source.size());
+            disk.image.populated = None;
+            disk.image.parent = None;
+            disks.push(DiskIn {
+                pending: source.take_pending(),
+                is_blank: source.is_blank,
+                image: source.image,
+            });
+        }
+        Ok(Input {
+            machine,
+            networks: Vec::new(),
+            disks,
+            discs,
+        })
+    }
+
+    fn options<'w>(
+        &self,
+        inputs: &[Input],
+        watch: &'w dyn Fn(Vec<packages::integrity::Pending>) -> Option<transfer::Condition>,
+    ) -> Result<WriteOptions<'w>, Failure> {
+        let said = &self.arguments.packaging;
+        let manifest = match said.manifest {
+            None => Some(self.profile.manifest),
+            Some(Manifest::None) => None,
+            Some(Manifest::Digest(algorithm)) => Some(algorithm),
+        };
+        let signing = match (&said.sign, &said.cert) {
+            (Some(key), Some(certificate)) => Some(Signing {
+                key: text_of(key)?,
+                certificate: text_of(certificate)?,
+            }),
+            _ => None,
+        };
+        if signing.is_some() && (manifest.is_none() || matches!(self.kind, Kind::Xva | Kind::Vmx)) {
+            return Err(Error::usage("--sign", "there is no manifest to sign").into());
+        }
+        let reproducible = reproducible(self.arguments)?;
+        let now = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            since.map_or(0, |since| since.as_secs())
+        };
+        Ok(WriteOptions {
+            profile: self.profile,
+            copy: copy_options(self.arguments)?,
+            disk_options: self.arguments.options.clone(),
+            manifest,
+            signing,
+            checksum: match said.checksum {
+                Some(BlockChecksum::Xxhash) => Checksum::Xxhash,
+                _ => Checksum::Sha1,
+            },
+            unix_time: reproducible.unwrap_or_else(now),
+            seed: match reproducible {
+                None => uuid::Uuid::new_v4().into_bytes().to_vec(),
+                Some(_) => described_in_full(inputs)?,
+            },
+            watch,
+        })
+    }
+
+    fn write(&self, inputs: Vec<Input>, target: &Target, work: &Work) -> Result<Made, Failure> {
+        let salvage = self.context.salvage;
+        let watch = |pending| source::watch(pending, work.cancel(), salvage);
+        let options = self.options(&inputs, &watch)?;
+        let force = self.arguments.force;
+        let place = || match target.path.as_os_str() == "-" {
+            true => Place::Stream(Box::new(std::io::stdout())),
+            false => Place::File {
+                path: &target.path,
+                force,
+            },
+        };
+        let mut inputs = inputs;
+        let made = work.watched(&self.arguments.output, |setting| {
+            if self.kind == Kind::Xva {
+                return write::xva(inputs, place(), &options, setting);
+            }
+            let Some(input) = inputs.pop() else {
+                return Ok(Made::default());
+            };
+            match self.kind {
+                Kind::Ova => write::ova(input, place(), &target.base, &options, setting),
+                Kind::Vmx => write::vmx(input, &target.path, force, &options, setting),
+                _ => write::ovf(input, &target.path, force, &options, setting),
+            }
+        })?;
+        Ok(made)
+    }
+}
+
+/// The machines in words that do not depend on the moment.
+fn described_in_full(inputs: &[Input]) -> Result<Vec<u8>, Failure> {
+    let mut all = Vec::new();
+    for input in inputs {
+        all.extend(machines::toml_file::write(&input.machine)?.into_bytes());
+    }
+    Ok(all)
+}
+
+fn text_of(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| Error::io("read", e).in_file(path).into())
+}
+
+/// Where the package goes.
+struct Target {
+    /// The file: archive or description.
+    path: PathBuf,
+    /// What the names of its files begin with.
+    base: String,
+    /// A folder that was made for it.
+    made: Option<PathBuf>,
+}
+
+impl Target {
+    fn find(job: &PackageJob<'_>, machine: &str) -> Result<Target, Failure> {
+        let named = &job.arguments.target;
+        let has_extension = Kind::by_extension(named) == Some(job.kind);
+        let goes_into =
+            is_folder(named) || (matches!(job.kind, Kind::Ovf | Kind::Vmx) && !has_extension);
+        if !goes_into {
+            let stem = named.file_stem().unwrap_or_default().to_string_lossy();
+            let from = if named.as_os_str() == "-" {
+                machine
+            } else {
+                &stem
+            };
+            return Ok(Target {
+                path: named.clone(),
+                base: job.profile.file_name(from),
+                made: None,
+            });
+        }
+        let made = !named.exists();
+        if made {
+            std::fs::create_dir(named).map_err(|e| Error::io("create", e).in_file(named))?;
+        }
+        let base = job.profile.file_name(machine);
+        Ok(Target {
+            path: named.join(format!("{base}.{}", job.kind)),
+            base,
+            made: made.then(|| named.clone()),
+        })
+    }
+
+    /// Takes away the folder that was made: only if it is empty.
+    fn undo(&self) {
+        if let Some(folder) = &self.made {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    source: String,
+    target: String,
+    format: &'static str,
+    machines: &'a [String],
+    file_size: u64,
+    disks: Vec<DiskAnswer<'a>>,
+    seconds: f64,
+    verified: bool,
+    notes: &'a [String],
+    lost_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DiskAnswer<'a> {
+    name: &'a str,
+    virtual_size: u64,
+    target_size: u64,
+    stored: u64,
+    data: u64,
+    zero: u64,
+    digest: Option<String>,
+}
+
+/// What there is to tell at the end.
+struct Told<'a> {
+    job: &'a PackageJob<'a>,
+    target: &'a Path,
+    machines: Vec<String>,
+    made: Made,
+    losses: Losses,
+    seconds: f64,
+}
+
+impl Told<'_> {
+    fn tell(&self, to_stdout: bool) -> Result<ExitCode, Failure> {
+        say_losses(&self.losses);
+        self.made.notes.iter().for_each(|note| report::note(note));
+        let arguments = self.job.arguments;
+        if arguments.output.json {
+            report::json(&self.answer())?;
+        } else if to_stdout {
+            self.text().lines().for_each(report::line);
+        } else {
+            report::text(&self.text())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn text(&self) -> String {
+        let arguments = self.job.arguments;
+        let mut text = format!(
+            "{} → {} ({}, {}, {:.1} s)\n",
+            arguments.source.display(),
+            self.target.display(),
+            self.job.kind,
+            render::size(self.made.file_size),
+            self.seconds,
+        );
+        for disk in &self.made.disks {
+            text += &format!(
+                "{}: disk {}, data {}, zeros {}; {} stored\n",
+                disk.name,
+                render::size(disk.target_size),
+                render::size(disk.data_bytes),
+                render::size(disk.zero_bytes),
+                render::size(disk.stored),
+            );
+            if let Some(digest) = digest(disk) {
+                text += &format!("{digest}\n");
+            }
+        }
+        if arguments.verify {
+            text += "verified: the target was read back and holds the same\n";
+        }
+        text
+    }
+
+    fn answer(&self) -> Answer<'_> {
+        let arguments = self.job.arguments;
+        let disks = self.made.disks.iter().map(|disk| DiskAnswer {
+            name: &disk.name,
+            virtual_size: disk.source_size,
+            target_size: disk.target_size,
+            stored: disk.stored,
+            data: disk.data_bytes,
+            zero: disk.zero_bytes,
+            digest: digest(disk),
+        });
+        Answer {
+            source: arguments.source.display().to_string(),
+            target: self.target.display().to_string(),
+            format: self.job.kind.name(),
+            machines: &self.machines,
+            file_size: self.made.file_size,
+            disks: disks.collect(),
+            seconds: self.seconds,
+            verified: arguments.verify,
+            notes: &self.made.notes,
+            lost_bytes: self.losses.bytes,
+        }
+    }
+}
+
+/// The digest of a disk's content: the one asked for, or the one that verifying yields.
+fn digest(disk: &write::DiskOut) -> Option<String> {
+    let asked = disk.digests.first();
+    let asked = asked.map(|(algorithm, digest)| format!("{algorithm} {digest}"));
+    let verified = disk.verified_digest.as_ref();
+    asked.or_else(|| verified.map(|digest| format!("blake3 {digest}")))
+}

@@ -1,0 +1,238 @@
+//! A package that was opened: its description read, its files known, none of its disks touched.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use formats::tar::Member;
+use formats::{Error, OpenContext, Result, SliceStorage, StorageRef, xva};
+use machines::xva::{Streamed, Version};
+use machines::{Package, ovf, toml_file, vmx};
+
+use crate::files::{Archive, Files};
+use crate::kind::{Kind, is_descriptor};
+use crate::read_text;
+use crate::seal::Seal;
+
+/// An opened package.
+pub struct Opened {
+    /// What sort it is.
+    pub kind: Kind,
+    /// The file that was named: the archive, or the description.
+    pub file: StorageRef,
+    /// What the description is called in the package.
+    pub description: String,
+    /// What the description says.
+    pub package: Package,
+    /// Manifest and certificate, of OVF packages.
+    pub seal: Seal,
+    /// Who wrote it, of XVAs.
+    pub version: Option<Version>,
+    /// What a user should hear about.
+    pub warnings: Vec<String>,
+    pub(crate) files: Files,
+    pub(crate) streams: BTreeMap<String, Stream>,
+}
+
+/// The blocks of a disk in an XVA.
+pub(crate) struct Stream {
+    pub(crate) disk: Arc<xva::Disk>,
+    pub(crate) virtual_size: u64,
+}
+
+impl Opened {
+    /// The file that was named.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Files of the package by their names, if it is an archive.
+    pub fn archive(&self) -> Option<&Archive> {
+        match &self.files {
+            Files::Archive(archive) => Some(archive),
+            Files::Folder(_) => None,
+        }
+    }
+}
+
+/// Opens the package of this kind in `file`. With `salvage` of the context, a description that is not the one of the
+/// manifest is a warning.
+///
+/// # Errors
+/// What is wrong with the archive, the description or the manifest's digest of it; `Refused` for names that lead elsewhere.
+pub fn open(file: StorageRef, kind: Kind, context: &OpenContext) -> Result<Opened> {
+    match kind {
+        Kind::Xva => open_xva(file),
+        Kind::Ova => {
+            let archive = Archive::read(&file)?;
+            let name = descriptor(&archive, &file)?;
+            let mut warnings = Vec::new();
+            if !archive.is_closed {
+                warnings.push("the archive has no end: it may have been cut off".to_owned());
+            }
+            if archive.names.first() != Some(&name) {
+                warnings.push(format!(
+                    "{name} is not the first file of the archive: many importers do not find it"
+                ));
+            }
+            let storage = archive.member(&name).cloned();
+            let storage = storage.unwrap_or_else(|| file.clone());
+            let found = Found {
+                kind,
+                file,
+                name,
+                storage,
+            };
+            found.open(Files::Archive(archive), warnings, context)
+        }
+        Kind::Ovf | Kind::Vmx | Kind::Toml => {
+            let files = Files::around(file.path(), context);
+            let name = file.path().file_name().unwrap_or_default();
+            let found = Found {
+                kind,
+                name: name.to_string_lossy().into_owned(),
+                storage: file.clone(),
+                file,
+            };
+            found.open(files, Vec::new(), context)
+        }
+    }
+}
+
+/// The name of the one descriptor in `archive`.
+fn descriptor(archive: &Archive, file: &StorageRef) -> Result<String> {
+    let mut all = archive.names.iter().filter(|name| is_descriptor(name));
+    match (all.next(), all.next()) {
+        (Some(name), None) => Ok(name.clone()),
+        (None, _) => Err(Error::malformed("OVA", "has no .ovf in it").in_file(file.path())),
+        (Some(one), Some(two)) => Err(Error::malformed("OVA", "has several descriptors")
+            .found(format!("{one:?} and {two:?}"))
+            .hint("which of them is meant nobody can tell: pack it again with one")
+            .in_file(file.path())),
+    }
+}
+
+/// A description that was found.
+struct Found {
+    kind: Kind,
+    file: StorageRef,
+    name: String,
+    storage: StorageRef,
+}
+
+impl Found {
+    fn open(
+        self,
+        files: Files,
+        mut warnings: Vec<String>,
+        context: &OpenContext,
+    ) -> Result<Opened> {
+        let text = read_text(&self.storage)?;
+        let in_file = |e: Error| e.in_file(self.storage.path());
+        let package = match self.kind {
+            Kind::Vmx => vmx::read(&text),
+            Kind::Toml => toml_file::read(&text).map(|machine| Package {
+                standard: "TOML".to_owned(),
+                machines: vec![machine],
+                ..Package::default()
+            }),
+            _ => ovf::read(&text),
+        }
+        .map_err(in_file)?;
+        let mut seal = match self.kind {
+            Kind::Ova | Kind::Ovf => Seal::read(&files, &self.name)?,
+            _ => Seal::default(),
+        };
+        if let Err(error) = seal.check(&self.name, &text).map_err(in_file) {
+            seal.damage.push(error.to_string());
+            if !context.salvage {
+                return Err(error);
+            }
+        }
+        warnings.append(&mut seal.warnings);
+        if seal.manifest.is_some() && seal.entries(&self.name).is_empty() {
+            warnings.push(format!("the manifest says nothing of {}", self.name));
+        }
+        Ok(Opened {
+            kind: self.kind,
+            file: self.file,
+            description: self.name,
+            package,
+            seal,
+            version: None,
+            warnings,
+            files,
+            streams: BTreeMap::new(),
+        })
+    }
+}
+
+fn open_xva(file: StorageRef) -> Result<Opened> {
+    let index = xva::Index::read(&file)?;
+    let text = read_text(&description(&file, &index.description)?)?;
+    let in_file = |e: Error| e.in_file(&description_path(&file));
+    let appliance = machines::xva::read(&text).map_err(in_file)?;
+    if appliance.version.export < 2 && !index.disks.is_empty() {
+        return Err(in_file(
+            Error::unsupported("XVA", "is of a version whose checksums stand at its end")
+                .found(format!("export_vsn {}", appliance.version.export))
+                .expected("2, as every version since XenServer 6 writes it"),
+        ));
+    }
+    let mut streams = BTreeMap::new();
+    let mut disks = index.disks.into_iter();
+    let mut warnings = index.warnings;
+    for streamed in &appliance.streamed {
+        let disk = disks.next();
+        let Some(disk) = disk.filter(|disk| disk.reference == streamed.reference) else {
+            return Err(missing(&file, streamed));
+        };
+        if streamed.is_suspend {
+            warnings.push(
+                "a machine was suspended: its memory is left behind, and it will start anew".into(),
+            );
+        }
+        let stream = Stream {
+            disk: Arc::new(disk),
+            virtual_size: streamed.virtual_size,
+        };
+        streams.insert(streamed.reference.clone(), stream);
+    }
+    if let Some(stranger) = disks.next() {
+        return Err(Error::malformed(
+            "XVA",
+            "has the blocks of a disk that its description does not stream",
+        )
+        .found(stranger.reference)
+        .in_file(file.path()));
+    }
+    let path = PathBuf::from(file.path());
+    Ok(Opened {
+        kind: Kind::Xva,
+        file,
+        description: xva::DESCRIPTION.to_owned(),
+        package: appliance.package,
+        seal: Seal::default(),
+        version: Some(appliance.version),
+        warnings,
+        files: Files::around(&path, &OpenContext::default()),
+        streams,
+    })
+}
+
+fn missing(file: &StorageRef, streamed: &Streamed) -> Error {
+    Error::malformed("XVA", "the blocks of a disk are not where they should be")
+        .expected(format!("those of {} next", streamed.reference))
+        .hint("the export was cut off, or is not whole: make it again")
+        .in_file(file.path())
+}
+
+fn description_path(file: &StorageRef) -> PathBuf {
+    file.path().join(xva::DESCRIPTION)
+}
+
+fn description(file: &StorageRef, member: &Member) -> Result<StorageRef> {
+    let path = description_path(file);
+    let slice = SliceStorage::named(file.clone(), member.offset, member.len, &path)?;
+    Ok(Arc::new(slice))
+}
