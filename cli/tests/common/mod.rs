@@ -3,9 +3,11 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod boot;
 pub mod checks;
 pub mod cost;
 pub mod damage;
+pub mod machines;
 pub mod packages;
 pub mod peers;
 pub mod skip;

@@ -1,10 +1,10 @@
 //! Programs that read packages, each with what it says of them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::skip::named_by;
 use super::{Folder, have, s, tool};
 
 /// What a program said of a machine, as far as it does.
@@ -40,17 +40,15 @@ pub fn ask(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-/// DMTF's schema and the program to judge by it. It is nobody's to pass on: without `DISKFERRY_OVF_SCHEMA`, which names
-/// `dsp8023_1.1.1.xsd`, there is nothing to do, and it counts as no skipped test.
-pub fn schema() -> Option<OsString> {
-    let schema = std::env::var_os("DISKFERRY_OVF_SCHEMA")?;
+/// DMTF's schema, `dsp8023_1.1.1.xsd`, if `DISKFERRY_OVF_SCHEMA` names it and the program to judge by it is there.
+pub fn schema() -> Option<PathBuf> {
+    let schema = named_by("DISKFERRY_OVF_SCHEMA")?;
     have("xmllint").then_some(schema)
 }
 
 /// What xmllint finds wrong in a descriptor by the schema.
-pub fn schema_errors(schema: &OsString, ovf: &Path) -> Vec<String> {
-    let schema = schema.to_str().expect("a path in UTF-8");
-    let arguments = ["--nonet", "--noout", "--schema", schema, s(ovf)];
+pub fn schema_errors(schema: &Path, ovf: &Path) -> Vec<String> {
+    let arguments = ["--nonet", "--noout", "--schema", s(schema), s(ovf)];
     let (code, _, said) = ask("xmllint", &arguments);
     if code == Some(0) {
         return Vec::new();

@@ -132,8 +132,11 @@ pub fn by_qemu(content: &[u8], format: &str, options: &str) -> Vec<u8> {
     std::fs::read(&image).expect("read")
 }
 
-/// An image on another: what `child` has over `parent`, as qemu-img writes it. `name` is what the child calls its parent.
-pub fn delta_by_qemu(parent: &[u8], child: &[u8], name: &str, folder: &Path) -> Vec<u8> {
+/// An image and one that stands on it: `parent`, and what `child` has over it, as qemu-img writes them. `name` is what the
+/// child calls its parent.
+pub fn delta_by_qemu(parent: &[u8], child: &[u8], name: &str) -> [Vec<u8>; 2] {
+    let folder = Folder::new();
+    let folder = folder.path();
     let (base, raw) = (folder.join(name), folder.join("child.raw"));
     let image = folder.join("child.image");
     std::fs::write(&base, by_qemu(parent, "vmdk", "subformat=monolithicSparse")).expect("write");
@@ -156,11 +159,7 @@ pub fn delta_by_qemu(parent: &[u8], child: &[u8], name: &str, folder: &Path) -> 
             write_by_qemu(&image, &raw, start, data);
         }
     }
-    let bytes = std::fs::read(&image).expect("read");
-    for file in [base, raw, image] {
-        std::fs::remove_file(file).expect("remove");
-    }
-    bytes
+    [base, image].map(|file| std::fs::read(file).expect("read"))
 }
 
 fn write_by_qemu(image: &Path, piece: &Path, at: usize, data: &[u8]) {
