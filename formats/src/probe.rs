@@ -26,6 +26,11 @@ const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
     ("bzip2", 0, b"BZh"),
 ];
 
+/// Extensions of files that describe a machine or vouch for one: never a disk.
+const NO_DISKS: &[&str] = &[
+    "ovf", "ova", "xva", "vmx", "vmxf", "vmsd", "mf", "cert", "vbox", "nvram", "toml", "xml",
+];
+
 /// Finds the format of `storage` from its content, and holds it against its name.
 ///
 /// # Errors
@@ -56,6 +61,13 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
         return Err(
             Error::unsupported("format", format!("{name} is not supported yet"))
                 .hint("say -f raw if the file is a raw disk that only looks like one")
+                .in_file(path),
+        );
+    }
+    if NO_DISKS.contains(&extension(path).as_str()) {
+        return Err(
+            Error::unsupported("format", "the name says that it is no disk")
+                .hint("say -f raw if it is one all the same")
                 .in_file(path),
         );
     }

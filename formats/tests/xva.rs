@@ -43,7 +43,7 @@ fn archive(parts: &[Vec<u8>]) -> StorageRef {
 fn content(storage: &StorageRef, size: u64) -> Result<Vec<u8>> {
     let mut index = Index::read(storage)?;
     let disk: Disk = index.disks.pop().expect("a disk");
-    let source = XvaSource::new(storage.clone(), disk, size)?;
+    let source = XvaSource::new(storage.clone(), Arc::new(disk), size)?;
     let mut bytes = vec![0xEE; size as usize];
     read_guest(&source, 0, &mut bytes)?;
     Ok(bytes)
