@@ -164,7 +164,6 @@ impl Found {
         let (file, format, kind) = match named {
             Some(Named::Disk(format)) => (file, Some(format), None),
             Some(Named::Package(kind)) => (unpacked(file)?, None, Some(kind)),
-            None if formats::probe::is_named_raw(path) => (file, None, None),
             None => {
                 let file = unpacked(file)?;
                 let kind = packages::recognise(&file)?;
@@ -194,7 +193,10 @@ impl Found {
 }
 
 fn unpacked(file: StorageRef) -> Result<StorageRef, Failure> {
-    Ok(packages::packed::unpacked(file, u64::MAX)?)
+    Ok(match packages::packed::is_packed(&file)? {
+        true => packages::packed::unpacked(file, u64::MAX)?,
+        false => file,
+    })
 }
 
 /// The package in the file at `path`, if it is one.

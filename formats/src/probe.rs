@@ -39,11 +39,7 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let head = Head::read(storage)?;
     let path = storage.path();
     let named_raw = is_named_raw(path) || storage.is_device();
-    let found: Vec<Format> = DRIVERS
-        .iter()
-        .filter(|d| d.format() != Format::Raw && d.recognises(&head))
-        .map(|d| d.format())
-        .collect();
+    let found = recognised(&head);
     if let Some(format) = found.first() {
         if named_raw {
             return Err(contradiction(path, format.name()));
@@ -113,8 +109,27 @@ fn contradiction(path: &Path, magic: &str) -> Error {
     .in_file(path)
 }
 
+/// The formats that the content speaks for.
+fn recognised(head: &Head) -> Vec<Format> {
+    DRIVERS
+        .iter()
+        .filter(|d| d.format() != Format::Raw && d.recognises(head))
+        .map(|d| d.format())
+        .collect()
+}
+
+/// Whether `storage` is a disk, by its name or by its content, so that it is not to be taken for anything else: the first
+/// bytes of a fixed VHD or of a raw disk are its guest's, who may make them look like an archive.
+///
+/// # Errors
+/// Those of the storage.
+pub fn is_disk(storage: &dyn Storage) -> Result<bool> {
+    let is_named = format_by_extension(storage.path()).is_some();
+    Ok(is_named || storage.is_device() || !recognised(&Head::read(storage)?).is_empty())
+}
+
 /// Whether the name of a file says that it is a raw disk.
-pub fn is_named_raw(path: &Path) -> bool {
+fn is_named_raw(path: &Path) -> bool {
     RAW_EXTENSIONS.contains(&extension(path).as_str())
 }
 

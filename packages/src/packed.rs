@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use formats::probe::is_disk;
 use formats::unpacked::{Packing, UnpackedStorage};
 use formats::{Result, SliceStorage, StorageRef};
+
+use crate::kind::Kind;
 
 /// Extensions that packed files have besides their own.
 const EXTENSIONS: &[&str] = &["gz", "gzip", "zst", "zstd", "bz2"];
@@ -25,11 +28,17 @@ pub fn unpacked(storage: StorageRef, limit: u64) -> Result<StorageRef> {
     Ok(Arc::new(SliceStorage::named(unpacked, 0, len, &path)?))
 }
 
-/// Whether `storage` begins like a packed file.
+/// Whether `storage` is a packed file. What is a disk by its name or its content is none, whatever its guest makes it begin
+/// with.
 ///
 /// # Errors
 /// Those of the storage.
 pub fn is_packed(storage: &StorageRef) -> Result<bool> {
+    let is_named = Kind::by_extension(storage.path()).is_some()
+        || bare_name(storage.path()).as_os_str() != storage.path().file_name().unwrap_or_default();
+    if !is_named && is_disk(storage.as_ref())? {
+        return Ok(false);
+    }
     Ok(Packing::of(storage.as_ref())?.is_some())
 }
 
