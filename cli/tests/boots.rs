@@ -5,36 +5,8 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-use common::peers::qemu_name;
-use common::{Folder, convert, guest_digest, have, s};
-
-const LINE: &str = "DIC-BOOT-OK";
-/// Seconds until a boot without hardware help must be through.
-const PATIENCE: &str = "240";
-
-/// Boots `image` without changing it and answers what came over the serial line.
-fn boot(format: &str, image: &Path) -> String {
-    let drive = format!("file={},format={},if=virtio", s(image), qemu_name(format));
-    let output = Command::new("timeout")
-        .args([PATIENCE, "qemu-system-x86_64"])
-        .args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "512"])
-        .args(["-display", "none", "-monitor", "none", "-nic", "none"])
-        .args([
-            "-no-reboot",
-            "-snapshot",
-            "-serial",
-            "stdio",
-            "-drive",
-            &drive,
-        ])
-        .stdin(Stdio::null())
-        .output()
-        .expect("qemu-system-x86_64");
-    String::from_utf8_lossy(&output.stdout).replace('\r', "")
-}
+use common::boot::{boot, is_up};
+use common::{Folder, convert, guest_digest, have};
 
 #[test]
 fn a_disk_boots_from_every_format() {
@@ -71,10 +43,6 @@ fn a_disk_boots_from_every_format() {
     for (format, image) in others.into_iter().chain(vmdks) {
         assert_eq!(guest_digest(image, &["-f", format]), expected, "{format}");
         let told = boot(format, image);
-        assert!(
-            told.lines().any(|line| line == LINE),
-            "{} does not boot:\n{told}",
-            image.display()
-        );
+        assert!(is_up(&told), "{} does not boot:\n{told}", image.display());
     }
 }

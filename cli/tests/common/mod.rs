@@ -3,13 +3,19 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code)]
 
+pub mod boot;
 pub mod checks;
 pub mod cost;
 pub mod damage;
+pub mod machines;
+pub mod packages;
 pub mod peers;
 pub mod skip;
+pub mod tools;
 pub mod vhd;
 pub mod vmdk;
+pub mod vsphere_checker;
+pub mod xapi_reader;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -21,6 +27,7 @@ use serde_json::Value;
 pub use skip::skip;
 
 /// A folder that goes away with the test.
+#[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
