@@ -5,12 +5,12 @@ mod common;
 use std::time::{Duration, Instant};
 
 use machines::certificate::Certificate;
-use machines::machine::DiskFormat;
 use machines::manifest::Manifest;
 use machines::profiles::PROFILES;
-use machines::{Machine, ovf, toml_file, vmx, xva};
+use machines::{ovf, toml_file, vmx, xva};
 
 use common::full_machine;
+use common::rewrite::{descriptor, write_all};
 
 /// Mutants of each text. `DISKFERRY_MUTANTS` asks for more.
 fn rounds() -> u64 {
@@ -113,45 +113,6 @@ fn try_all(text: &[u8], read: impl Fn(&[u8])) {
             "{taken:?}: {}",
             String::from_utf8_lossy(&bytes)
         );
-    }
-}
-
-fn descriptor(machine: &Machine, profile: &machines::profiles::Profile) -> Option<String> {
-    let disks: Vec<_> = (0..machine.disks.len())
-        .map(|n| {
-            Some(ovf::Member {
-                name: format!("disk{n}.vmdk"),
-                ..ovf::Member::default()
-            })
-        })
-        .collect();
-    let discs: Vec<_> = machine.cd_drives.iter().map(|_| None).collect();
-    let contents = ovf::Contents {
-        disks: &disks,
-        discs: &discs,
-        networks: &[],
-        format: DiskFormat::VmdkStream,
-    };
-    ovf::write(machine, &contents, profile).ok().map(|w| w.text)
-}
-
-/// Writes a machine in every way; what comes out must be read by the reader of the same kind.
-fn write_all(machine: &Machine) {
-    for profile in PROFILES.iter().take(2) {
-        if let Some(text) = descriptor(machine, profile) {
-            ovf::read(text.as_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        }
-    }
-    if let Ok(exported) = xva::write(std::slice::from_ref(machine), b"") {
-        let text = exported.written.text;
-        xva::read(text.as_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    }
-    if let Ok(written) = vmx::write(machine) {
-        let text = written.text;
-        vmx::read(text.as_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    }
-    if let Ok(text) = toml_file::write(machine) {
-        toml_file::read(text.as_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
     }
 }
 
