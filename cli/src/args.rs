@@ -20,7 +20,7 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    Convert(Convert),
+    Convert(Box<Convert>),
     Info(Info),
     Map(Map),
     Measure(Measure),
@@ -195,6 +195,9 @@ pub struct Info {
     pub source_format: Option<String>,
     #[command(flatten)]
     pub opening: Opening,
+    /// Print the machine in a package as TOML, for "convert --machine"
+    #[arg(long, conflicts_with = "json")]
+    pub toml: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

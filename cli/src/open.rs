@@ -67,13 +67,17 @@ pub fn image(
     format_name: Option<&str>,
     context: &OpenContext,
 ) -> Result<Image, Failure> {
-    let image = formats::open(path, format(format_name)?, context)?;
+    Ok(said(formats::open(path, format(format_name)?, context)?))
+}
+
+/// The image, after its warnings were printed.
+pub fn said(image: Image) -> Image {
     for layer in &image.layers {
         for warning in &layer.info.warnings {
             crate::report::warning(&format!("{}: {warning}", layer.path.display()));
         }
     }
-    Ok(image)
+    image
 }
 
 /// Refuses a disk that is larger than the user allows.

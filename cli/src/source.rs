@@ -110,29 +110,93 @@ pub fn disk_or_image(
     choice: &Choice,
     context: &OpenContext,
 ) -> Result<Source, Failure> {
-    match package(path, format, context)? {
-        Some(opened) => {
-            let machine = choice.machine(&opened)?;
-            let disk = choice.disk(&opened, machine)?;
-            say_package(&opened);
-            judge_package(&opened, context.salvage)?;
-            disk_of(&opened, machine, disk, context)
-        }
-        None => {
-            let image = open::image(path, format, context)?;
-            let tip = image.tip();
-            Ok(Source {
-                path: path.to_owned(),
-                format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
-                file_size: tip.map_or(0, |tip| tip.file_size()),
-                image,
-                is_packaged: false,
-                is_blank: false,
-                pending: Vec::new(),
-                salvage: context.salvage,
-            })
-        }
+    let found = Found::open(path, format)?;
+    if let Some(opened) = found.package(context)? {
+        let machine = choice.machine(&opened)?;
+        let disk = choice.disk(&opened, machine)?;
+        say_package(&opened);
+        judge_package(&opened, context.salvage)?;
+        return disk_of(&opened, machine, disk, context);
     }
+    let image = formats::open_storage(found.file, found.format, context)?;
+    let mut image = open::said(image);
+    if !image
+        .storages
+        .iter()
+        .any(|s| s.file_id() == found.outermost.file_id())
+    {
+        image.storages.push(found.outermost);
+    }
+    let tip = image.tip();
+    Ok(Source {
+        path: path.to_owned(),
+        format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
+        file_size: tip.map_or(0, |tip| tip.file_size()),
+        image,
+        is_packaged: false,
+        is_blank: false,
+        pending: Vec::new(),
+        salvage: context.salvage,
+    })
+}
+
+/// A file that the user named: unpacked if it is packed, and known for what it is.
+pub struct Found {
+    /// Its bytes.
+    pub file: StorageRef,
+    /// The file itself.
+    pub outermost: StorageRef,
+    /// The format of disks that the user named.
+    pub format: Option<Format>,
+    /// What sort of package it is.
+    pub kind: Option<Kind>,
+}
+
+impl Found {
+    /// Looks at the file at `path`. With a disk's format, its bytes are taken for that whatever they look like.
+    ///
+    /// # Errors
+    /// Those of the file; `Usage` for a format that nobody knows.
+    pub fn open(path: &Path, format: Option<&str>) -> Result<Found, Failure> {
+        let named = Named::parse(format)?;
+        let file: StorageRef = Arc::new(FileStorage::open(path)?);
+        let outermost = file.clone();
+        let (file, format, kind) = match named {
+            Some(Named::Disk(format)) => (file, Some(format), None),
+            Some(Named::Package(kind)) => (unpacked(file)?, None, Some(kind)),
+            None => {
+                let file = unpacked(file)?;
+                let kind = packages::recognise(&file)?;
+                (file, None, kind)
+            }
+        };
+        Ok(Found {
+            file,
+            outermost,
+            format,
+            kind,
+        })
+    }
+
+    /// The package, if it is one.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn package(&self, context: &OpenContext) -> Result<Option<Opened>, Failure> {
+        let Some(kind) = self.kind else {
+            return Ok(None);
+        };
+        let mut opened = packages::open(self.file.clone(), kind, context)?;
+        opened.outermost = self.outermost.clone();
+        Ok(Some(opened))
+    }
+}
+
+fn unpacked(file: StorageRef) -> Result<StorageRef, Failure> {
+    Ok(match packages::packed::is_packed(&file)? {
+        true => packages::packed::unpacked(file, u64::MAX)?,
+        false => file,
+    })
 }
 
 /// The package in the file at `path`, if it is one.
@@ -144,19 +208,7 @@ pub fn package(
     format: Option<&str>,
     context: &OpenContext,
 ) -> Result<Option<Opened>, Failure> {
-    let kind = match Named::parse(format)? {
-        Some(Named::Disk(_)) => return Ok(None),
-        Some(Named::Package(kind)) => Some(kind),
-        None => None,
-    };
-    let file: StorageRef = Arc::new(FileStorage::open(path)?);
-    let kind = match kind {
-        Some(kind) => Some(kind),
-        None => packages::recognise(&file)?,
-    };
-    Ok(kind
-        .map(|kind| packages::open(file, kind, context))
-        .transpose()?)
+    Found::open(path, format)?.package(context)
 }
 
 /// What the options say about machines and disks of packages.

@@ -74,13 +74,19 @@ fn formats_that_are_not_supported_are_refused_by_name() {
         ("Parallels", 0, b"WithouFreSpacExt"),
         ("qcow version 1", 0, b"QFI\xfb\0\0\0\x01"),
         ("tar", 257, b"ustar\0"),
-        ("gzip", 0, b"\x1f\x8b\x08\0"),
         ("xz", 0, b"\xfd7zXZ\0"),
+        ("gzip", 0, b"\x1f\x8b\x08\0"),
         ("zstd", 0, b"\x28\xb5\x2f\xfd"),
     ] {
         let bytes = with_magic(offset, magic);
         for file in ["disk", "disk.vmdk", "disk.vhd"] {
-            let error = Damaged::new(file, &bytes).is("unsupported");
+            // Files that are packed are unpacked, unless their name says that they are disks.
+            let kind = match (name, file) {
+                ("gzip", "disk") => "malformed",
+                ("zstd", "disk") => "truncated",
+                _ => "unsupported",
+            };
+            let error = Damaged::new(file, &bytes).is(kind);
             assert!(error["message"].as_str().unwrap().contains(name), "{error}");
         }
         Damaged::new("disk.raw", &bytes).is("malformed");
@@ -110,6 +116,23 @@ fn a_guest_cannot_turn_its_fixed_vhd_into_a_qcow2() {
     // Where the name does not say which of the two it is, the user has to.
     let error = Damaged::new("disk", &image).is("malformed");
     assert!(error["message"].as_str().unwrap().contains("-f"), "{error}");
+}
+
+#[test]
+fn a_guest_cannot_turn_its_disk_into_an_archive() {
+    for (offset, magic) in [(257, &b"ustar\0"[..]), (0, b"\x1f\x8b\x08\0"), (0, b"BZh9")] {
+        let mut image = with_magic(offset, magic);
+        image.resize(1 << 20, 0x33);
+        let start = image.clone();
+        let footer = Footer::new(DiskType::Fixed, 1 << 20, vhd::ID, 0);
+        image.extend(footer.to_bytes());
+        for name in ["disk.vhd", "disk"] {
+            let named = Damaged::new(name, &image);
+            let raw = named.folder.file("disk.raw");
+            convert(&named.path, &raw, &[]);
+            assert!(std::fs::read(&raw).expect("read") == start, "{name}");
+        }
+    }
 }
 
 #[test]

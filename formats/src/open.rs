@@ -159,10 +159,21 @@ pub fn open_alone(
     format: Option<Format>,
     context: &OpenContext,
 ) -> Result<(LayerFile, Option<ParentReference>)> {
-    let storage: StorageRef = Arc::new(FileStorage::open(path)?);
-    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(path))?;
+    open_storage_alone(Arc::new(FileStorage::open(path)?), format, context)
+}
+
+/// As [`open_alone`], for an image that is in a storage already.
+///
+/// # Errors
+/// As [`open_alone`].
+pub fn open_storage_alone(
+    storage: StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<(LayerFile, Option<ParentReference>)> {
+    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
     let file = LayerFile {
-        path: path.to_owned(),
+        path: storage.path().to_owned(),
         info: layer.info,
         source: layer.source,
         storage,

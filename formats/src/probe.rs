@@ -26,6 +26,11 @@ const KNOWN_BUT_UNSUPPORTED: &[(&str, usize, &[u8])] = &[
     ("bzip2", 0, b"BZh"),
 ];
 
+/// Extensions of files that describe a machine or vouch for one: never a disk.
+const NO_DISKS: &[&str] = &[
+    "ovf", "ova", "xva", "vmx", "vmxf", "vmsd", "mf", "cert", "vbox", "nvram", "toml", "xml",
+];
+
 /// Finds the format of `storage` from its content, and holds it against its name.
 ///
 /// # Errors
@@ -34,11 +39,7 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let head = Head::read(storage)?;
     let path = storage.path();
     let named_raw = is_named_raw(path) || storage.is_device();
-    let found: Vec<Format> = DRIVERS
-        .iter()
-        .filter(|d| d.format() != Format::Raw && d.recognises(&head))
-        .map(|d| d.format())
-        .collect();
+    let found = recognised(&head);
     if let Some(format) = found.first() {
         if named_raw {
             return Err(contradiction(path, format.name()));
@@ -56,6 +57,13 @@ pub fn probe(storage: &dyn Storage) -> Result<Format> {
         return Err(
             Error::unsupported("format", format!("{name} is not supported yet"))
                 .hint("say -f raw if the file is a raw disk that only looks like one")
+                .in_file(path),
+        );
+    }
+    if NO_DISKS.contains(&extension(path).as_str()) {
+        return Err(
+            Error::unsupported("format", "the name says that it is no disk")
+                .hint("say -f raw if it is one all the same")
                 .in_file(path),
         );
     }
@@ -101,8 +109,27 @@ fn contradiction(path: &Path, magic: &str) -> Error {
     .in_file(path)
 }
 
+/// The formats that the content speaks for.
+fn recognised(head: &Head) -> Vec<Format> {
+    DRIVERS
+        .iter()
+        .filter(|d| d.format() != Format::Raw && d.recognises(head))
+        .map(|d| d.format())
+        .collect()
+}
+
+/// Whether `storage` is a disk, by its name or by its content, so that it is not to be taken for anything else: the first
+/// bytes of a fixed VHD or of a raw disk are its guest's, who may make them look like an archive.
+///
+/// # Errors
+/// Those of the storage.
+pub fn is_disk(storage: &dyn Storage) -> Result<bool> {
+    let is_named = format_by_extension(storage.path()).is_some();
+    Ok(is_named || storage.is_device() || !recognised(&Head::read(storage)?).is_empty())
+}
+
 /// Whether the name of a file says that it is a raw disk.
-pub fn is_named_raw(path: &Path) -> bool {
+fn is_named_raw(path: &Path) -> bool {
     RAW_EXTENSIONS.contains(&extension(path).as_str())
 }
 

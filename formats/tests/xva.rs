@@ -1,32 +1,21 @@
 //! The disks of an XVA: what is written is found again, and what is wrong is noticed.
 
+mod common;
+
 use std::sync::Arc;
+
+use common::package::{self, member};
 
 use formats::xva::{Checksum, Disk, Index, XvaSource, XvaTarget};
 use formats::{
     BlockTarget, Error, ErrorKind, Identity, MemoryStorage, Result, StorageRef, WritableStorage,
-    reader::read_guest, tar,
+    reader::read_guest,
 };
 
 const MIB: u64 = 1 << 20;
 
-/// A member with its data.
-fn member(name: &str, data: &[u8]) -> Vec<u8> {
-    let mut bytes = tar::Header::for_file(name, data.len() as u64, 0)
-        .expect("a name")
-        .to_vec();
-    bytes.extend(data);
-    bytes.resize(bytes.len().next_multiple_of(512), 0);
-    bytes
-}
-
 fn block(number: u64, data: &[u8], checksum: Checksum) -> Vec<u8> {
-    let name = format!("Ref:4/{number:08}");
-    let sum = member(
-        &(name.clone() + checksum.suffix()),
-        checksum.of(data).as_bytes(),
-    );
-    [member(&name, data), sum].concat()
+    package::block("Ref:4", number, data, checksum)
 }
 
 fn archive(parts: &[Vec<u8>]) -> StorageRef {
@@ -43,7 +32,7 @@ fn archive(parts: &[Vec<u8>]) -> StorageRef {
 fn content(storage: &StorageRef, size: u64) -> Result<Vec<u8>> {
     let mut index = Index::read(storage)?;
     let disk: Disk = index.disks.pop().expect("a disk");
-    let source = XvaSource::new(storage.clone(), disk, size)?;
+    let source = XvaSource::new(storage.clone(), Arc::new(disk), size)?;
     let mut bytes = vec![0xEE; size as usize];
     read_guest(&source, 0, &mut bytes)?;
     Ok(bytes)

@@ -3,6 +3,7 @@
 //! DSP0243, "Integrity of a package". Written in the one spelling that every reader takes, `SHA256(web.ovf)= 0f1e…`; read in
 //! all that are in use: blanks around every sign, CRLF, digits in either case, `SHA2-256`, names with blanks and parentheses.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use formats::{Error, Result};
@@ -12,6 +13,9 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use crate::text::{check_characters, decode_text};
 
 const WHAT: &str = "manifest";
+
+/// Warnings that are told.
+const MAX_WARNINGS: usize = 1000;
 
 /// A digest algorithm that manifests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,28 +166,37 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Manifest> {
         let text = decode_text(bytes, None, WHAT)?;
         let mut manifest = Manifest::default();
+        let mut known = HashMap::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
             if line.is_empty() {
                 continue;
             }
             match parse_line(line, number + 1)? {
-                Line::Known(entry) => manifest.push(entry, number + 1)?,
-                Line::UnknownAlgorithm(name) => manifest.warnings.push(format!(
-                    "line {} of the manifest has an algorithm that is not known: {name:?}",
-                    number + 1
-                )),
+                Line::Known(entry) => manifest.push(entry, &mut known, number + 1)?,
+                Line::UnknownAlgorithm(name) if manifest.warnings.len() < MAX_WARNINGS => {
+                    manifest.warnings.push(format!(
+                        "line {} of the manifest has an algorithm that is not known: {name:?}",
+                        number + 1
+                    ));
+                }
+                Line::UnknownAlgorithm(_) => {}
             }
         }
         Ok(manifest)
     }
 
-    fn push(&mut self, entry: Entry, line: usize) -> Result<()> {
-        let before = self
-            .entries
-            .iter()
-            .find(|e| e.name == entry.name && e.algorithm == entry.algorithm);
-        match before {
+    /// Adds an entry; `known` says where that of a file and an algorithm is.
+    fn push(
+        &mut self,
+        entry: Entry,
+        known: &mut HashMap<(String, Algorithm), usize>,
+        line: usize,
+    ) -> Result<()> {
+        let index = *known
+            .entry((entry.name.clone(), entry.algorithm))
+            .or_insert(self.entries.len());
+        match self.entries.get(index) {
             Some(before) if before.digest != entry.digest => {
                 Err(in_line(line, "another digest for the same file")
                     .found(format!("{:?}", entry.name)))

@@ -3,7 +3,7 @@
 //! What the machine says is kept wherever it can be: a guest whose disks move to another kind of controller may not start
 //! any more. Disks without a controller get one of the bus that the target prefers, and two on one unit are parted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::machine::{Bus, Controller, ControllerId, Machine};
 
@@ -23,14 +23,14 @@ pub struct Plan {
 /// Finds a place for all disks and drives of `machine`; those without a controller go to `preferred`.
 pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
     let mut plan = Plan::default();
-    let mut used = BTreeSet::new();
+    let mut places = Places::default();
     // What is said for sure comes first, so that nothing that moves takes its place.
     let said: Vec<Option<(ControllerId, u32)>> = machine
         .disks
         .iter()
         .map(|disk| {
             let place = (disk.controller?, disk.unit?);
-            (is_possible(place) && used.insert(place)).then_some(place)
+            (is_possible(place) && places.used.insert(place)).then_some(place)
         })
         .collect();
     for (index, (disk, said)) in machine.disks.iter().zip(said).enumerate() {
@@ -45,7 +45,7 @@ pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
                 .controller
                 .filter(|c| c.bus == bus)
                 .map_or(0, |c| c.number);
-            let place = free(bus, first, &mut used);
+            let place = places.free(bus, first);
             if disk.controller.is_some() && disk.unit.is_some() {
                 plan.notes.push(format!(
                     "disk {} moves to {}:{}: its own place is not free there",
@@ -60,7 +60,7 @@ pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
     }
     for drive in &machine.cd_drives {
         let said = drive.controller.zip(drive.unit);
-        let said = said.filter(|place| is_possible(*place) && used.insert(*place));
+        let said = said.filter(|place| is_possible(*place) && places.used.insert(*place));
         let place = said.unwrap_or_else(|| {
             let bus = drive.controller.map_or(Bus::Ide, |c| c.bus);
             let bus = if is_placed_by_unit(bus) {
@@ -68,7 +68,7 @@ pub fn plan(machine: &Machine, preferred: Bus) -> Plan {
             } else {
                 Bus::Ide
             };
-            free(bus, u32::from(bus == Bus::Ide), &mut used)
+            places.free(bus, u32::from(bus == Bus::Ide))
         });
         plan.cd_drives.push(place);
     }
@@ -91,16 +91,27 @@ fn is_possible((id, unit): (ControllerId, u32)) -> bool {
     is_placed_by_unit(id.bus) && unit < units && !(id.bus == Bus::Scsi && unit == 7)
 }
 
-/// The first place of `bus` that is not used, from controller `first` on.
-fn free(bus: Bus, first: u32, used: &mut BTreeSet<(ControllerId, u32)>) -> (ControllerId, u32) {
-    let mut n = 0;
-    loop {
-        let (number, unit) = bus.slot(n);
-        let place = (ControllerId::new(bus, first.saturating_add(number)), unit);
-        if used.insert(place) {
-            return place;
+/// Places that are taken.
+#[derive(Default)]
+struct Places {
+    used: BTreeSet<(ControllerId, u32)>,
+    /// For each bus and first controller a number of slots that are all used.
+    passed: HashMap<(Bus, u32), u32>,
+}
+
+impl Places {
+    /// The first place of `bus` that is not used, from controller `first` on.
+    fn free(&mut self, bus: Bus, first: u32) -> (ControllerId, u32) {
+        let n = self.passed.entry((bus, first)).or_default();
+        loop {
+            let (number, unit) = bus.slot(*n);
+            // Behind the last number there is comes the first one.
+            let place = (ControllerId::new(bus, first.wrapping_add(number)), unit);
+            *n += 1;
+            if self.used.insert(place) {
+                return place;
+            }
         }
-        n += 1;
     }
 }
 
@@ -168,6 +179,28 @@ mod tests {
         assert_eq!(plan.disks[1].0.bus, Bus::Ide);
         assert_ne!(plan.disks[0], plan.disks[1]);
         assert_eq!(plan.notes.len(), 1);
+    }
+
+    #[test]
+    fn a_controller_with_the_largest_number_has_others_beside_it() {
+        let machine = Machine {
+            disks: (0..40)
+                .map(|_| disk(Some("scsi4294967295"), Some(0)))
+                .collect(),
+            ..Machine::default()
+        };
+        let places = places(&machine, Bus::Sata);
+        assert_eq!(places[14..17], ["scsi4294967295:15", "scsi0:0", "scsi0:1"]);
+    }
+
+    #[test]
+    fn many_disks_are_placed_soon() {
+        let machine = Machine {
+            disks: (0..100_000).map(|_| disk(None, None)).collect(),
+            ..Machine::default()
+        };
+        let places = plan(&machine, Bus::Scsi).disks;
+        assert_eq!(places[99_999].0.number, 6666);
     }
 
     #[test]

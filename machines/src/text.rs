@@ -107,9 +107,15 @@ fn declared_encoding(bytes: &[u8]) -> Option<String> {
 /// # Errors
 /// `Malformed` for control characters, `Limit` for more than [`MAX_NAME`] bytes.
 pub fn clean_name(name: &str, what: &str) -> Result<String> {
-    let name = name.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-    check_characters(&name, what)?;
-    Ok(name)
+    let mut clean = String::new();
+    for word in name.split_ascii_whitespace() {
+        if !clean.is_empty() {
+            clean.push(' ');
+        }
+        clean += word;
+    }
+    check_characters(&clean, what)?;
+    Ok(clean)
 }
 
 /// Refuses control characters and what is too long; the text stays as it is.

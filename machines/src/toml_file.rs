@@ -23,12 +23,20 @@ use crate::text::{check_characters, decode_text};
 
 const WHAT: &str = "machine in TOML";
 
+/// Most bytes of one. Parsing takes many times as much memory.
+const MAX_TEXT: usize = 1 << 20;
+
 /// Reads one machine. Keys that do not exist are errors: a misspelt one would be lost in silence.
 ///
 /// # Errors
 /// `Malformed` for what is no TOML, keys that do not exist, values of the wrong kind, and names with control characters; `Limit` above
-/// 16 MiB.
+/// 1 MiB.
 pub fn read(bytes: &[u8]) -> Result<Machine> {
+    if bytes.len() > MAX_TEXT {
+        return Err(Error::limit(WHAT, "larger than anybody writes one")
+            .found(format!("{} bytes", bytes.len()))
+            .expected(format!("at most {MAX_TEXT}")));
+    }
     let text = decode_text(bytes, None, WHAT)?;
     let machine: Machine = toml::from_str(&text).map_err(|e| {
         let error = Error::malformed(WHAT, e.message().to_owned());

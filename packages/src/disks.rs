@@ -6,16 +6,24 @@ use std::sync::Arc;
 use formats::open::open_over;
 use formats::xva::XvaSource;
 use formats::{
-    BlockSource, Error, Format, Image, Mapping, OpenContext, Result, Run, StorageRef, open_storage,
-    probe,
+    BlockSource, Error, Format, Image, Mapping, OpenContext, PartsStorage, Result, Run, Storage,
+    StorageRef, open_storage, probe,
 };
-use machines::machine::{Disk, DiskFormat, DiskImage, FileReference};
+use machines::href::Href;
+use machines::machine::{Compression, Disk, DiskFormat, DiskImage, FileReference};
 
 use crate::integrity::Pending;
 use crate::opened::Opened;
+use crate::packed::unpacked;
 
 /// Images that may stand on each other by the description.
 const DEPTH: usize = 64;
+
+/// Parts that a file may be in.
+const CHUNKS_MAX: u64 = 100_000;
+
+/// Bytes that an image may have besides its disk, packed in a file.
+const MOST_TABLES: u64 = 64 << 20;
 
 /// What a disk without a file is stored as.
 const EMPTY: &str = "empty";
@@ -59,8 +67,8 @@ impl Opened {
         };
         let (mut image, path, format, file_size) = opener.disk(disk)?;
         let own = image.storages.first().and_then(|s| s.file_id());
-        if own.is_none() || own != self.file.file_id() {
-            image.storages.push(self.file.clone());
+        if own.is_none() || own != self.outermost.file_id() {
+            image.storages.push(self.outermost.clone());
         }
         opener.check_capacity(disk, image.source.size());
         let layers = image.layers.iter().flat_map(|l| &l.info.warnings);
@@ -132,7 +140,7 @@ impl Opener<'_> {
     }
 
     fn image(&mut self, image: &DiskImage, file: &FileReference, depth: usize) -> Result<Image> {
-        let storage = self.file(file)?;
+        let storage = self.image_bytes(image, file)?;
         let path = storage.path().to_owned();
         let format = sniffed(&storage, image.format.as_ref())?;
         let parent = match &image.parent {
@@ -167,13 +175,10 @@ impl Opener<'_> {
 
     /// The bytes of a file of the package, watched for its digest.
     fn file(&mut self, file: &FileReference) -> Result<StorageRef> {
-        if file.chunk_size.is_some() || file.compression.is_some() {
-            return Err(
-                Error::unsupported("package", "a file is packed or in parts")
-                    .in_file(self.opened.path()),
-            );
-        }
-        let storage = self.opened.files.open(&file.href)?;
+        let storage = match file.chunk_size {
+            Some(chunk_size) => return self.chunks(file, chunk_size),
+            None => self.opened.files.open(&file.href)?,
+        };
         if let Some(size) = file.size.filter(|size| *size > 0 && *size != storage.len()) {
             self.warnings.push(format!(
                 "the description says that {} has {size} bytes; it has {}",
@@ -182,6 +187,54 @@ impl Opener<'_> {
             ));
         }
         Ok(self.watched(storage, file.href.as_str()))
+    }
+
+    /// The bytes of a file that is stored in parts.
+    fn chunks(&mut self, file: &FileReference, chunk_size: u64) -> Result<StorageRef> {
+        let mut parts = Vec::new();
+        for number in 0..CHUNKS_MAX {
+            let name = format!("{}.{number:09}", file.href.as_str());
+            let part = match number {
+                // The first one has to be there.
+                0 => Some(self.opened.files.open(&Href::new(name.clone()))?),
+                _ => self.opened.files.find(&name)?,
+            };
+            let Some(part) = part else {
+                let path = self.opened.path().join(file.href.relative()?);
+                let whole = PartsStorage::chunks(parts, chunk_size, &path)?;
+                if let Some(size) = file.size.filter(|size| *size > whole.len()) {
+                    return Err(Error::truncated(
+                        "package",
+                        "the last parts of a file are not there",
+                    )
+                    .found(format!("{} bytes in {number} parts", whole.len()))
+                    .expected(format!("{size} bytes"))
+                    .in_file(&path));
+                }
+                return Ok(Arc::new(whole));
+            };
+            parts.push(self.watched(part, &name));
+        }
+        Err(Error::limit("package", "a file is in too many parts")
+            .expected(format!("at most {CHUNKS_MAX}"))
+            .in_file(self.opened.path()))
+    }
+
+    /// The bytes of the image in a file that may be packed. They are not more than the disk and its tables need.
+    fn image_bytes(&mut self, image: &DiskImage, file: &FileReference) -> Result<StorageRef> {
+        let storage = self.file(file)?;
+        if let Some(Compression::Other(name)) = &file.compression {
+            let what = format!("a file is packed with {}", name.escape_debug());
+            return Err(Error::unsupported("package", what).in_file(storage.path()));
+        }
+        if file.compression.is_none() && image.format == Some(DiskFormat::Raw) {
+            // The bytes of a guest, whatever they look like.
+            return Ok(storage);
+        }
+        let most = image.capacity.map_or(u64::MAX, |capacity| {
+            capacity.saturating_mul(2).saturating_add(MOST_TABLES)
+        });
+        unpacked(storage, most)
     }
 
     fn watched(&mut self, storage: StorageRef, href: &str) -> StorageRef {

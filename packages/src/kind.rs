@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use formats::probe::is_disk;
 use formats::storage::read_array;
 use formats::tar::{BLOCK, Header, Members};
 use formats::{Error, Result, Storage, StorageRef};
@@ -64,17 +65,16 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// What sort of package stands in `storage`, if it is one: archives by their content, texts by content and name. A name that says
-/// raw disk is left to the formats of disks.
+/// What sort of package stands in `storage`, if it is one: archives by their content, texts by content and name. What is a
+/// disk by name or content is none.
 ///
 /// # Errors
 /// Those of the storage and of the archive; `Unsupported` for archives that are no package.
 pub fn recognise(storage: &StorageRef) -> Result<Option<Kind>> {
-    let path = storage.path();
-    if storage.is_device() || formats::probe::is_named_raw(path) {
+    let named = Kind::by_extension(storage.path());
+    if named.is_none() && is_disk(storage.as_ref())? {
         return Ok(None);
     }
-    let named = Kind::by_extension(path);
     if is_archive(storage.as_ref(), named)? {
         return archive(storage).map(Some);
     }

@@ -17,6 +17,7 @@
 //! | [`kind`] | what sort of package a file is |
 //! | [`files`] | the files of a package by their names |
 //! | [`opened`], [`disks`], [`choice`] | a package that was opened; the disks in it; picking machines and disks |
+//! | [`packed`] | files that are packed as a whole |
 //! | [`seal`], [`integrity`] | manifest and certificate; digests beside the conversion |
 //! | [`write`] | packages that are written |
 
@@ -26,6 +27,7 @@ pub mod files;
 pub mod integrity;
 pub mod kind;
 pub mod opened;
+pub mod packed;
 pub mod seal;
 pub mod write;
 

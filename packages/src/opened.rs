@@ -20,6 +20,8 @@ pub struct Opened {
     pub kind: Kind,
     /// The file that was named: the archive, or the description.
     pub file: StorageRef,
+    /// The file that was opened for it: the same, unless that is packed.
+    pub outermost: StorageRef,
     /// What the description is called in the package.
     pub description: String,
     /// What the description says.
@@ -44,6 +46,14 @@ impl Opened {
     /// The file that was named.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The file of this name, if it is there.
+    ///
+    /// # Errors
+    /// `Refused` for names that lead elsewhere, `Io`.
+    pub fn find(&self, name: &str) -> Result<Option<StorageRef>> {
+        self.files.find(name)
     }
 
     /// Files of the package by their names, if it is an archive.
@@ -155,6 +165,7 @@ impl Found {
         }
         Ok(Opened {
             kind: self.kind,
+            outermost: self.file.clone(),
             file: self.file,
             description: self.name,
             package,
@@ -209,6 +220,7 @@ fn open_xva(file: StorageRef) -> Result<Opened> {
     let path = PathBuf::from(file.path());
     Ok(Opened {
         kind: Kind::Xva,
+        outermost: file.clone(),
         file,
         description: xva::DESCRIPTION.to_owned(),
         package: appliance.package,

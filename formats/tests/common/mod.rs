@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod luks;
+pub mod package;
 pub mod qcow2;
 pub mod vdi;
 pub mod vhd;

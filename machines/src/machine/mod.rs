@@ -19,6 +19,9 @@ pub use disk::{Compression, Disk, DiskFormat, DiskImage, FileReference};
 /// More CPUs than any hypervisor knows.
 pub const MAX_CPUS: u32 = 65_536;
 
+/// Notes that are kept of a machine.
+const MAX_NOTES: usize = 1000;
+
 /// A virtual machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -305,10 +308,13 @@ impl Machine {
             .map(|s| s.value.as_str())
     }
 
-    /// Adds a note once.
+    /// Adds a note once, unless there are so many that nobody reads them.
     pub fn note(&mut self, note: impl Into<String>) {
-        let note = note.into();
-        if !self.notes.contains(&note) {
+        let note = match self.notes.len() {
+            ..MAX_NOTES => note.into(),
+            _ => "there is more to tell of this machine than is told here".to_owned(),
+        };
+        if self.notes.len() <= MAX_NOTES && !self.notes.contains(&note) {
             self.notes.push(note);
         }
     }

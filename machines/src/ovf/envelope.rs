@@ -1,6 +1,6 @@
 //! The envelope: which sections stand where, and what all machines of a package share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use formats::{Error, Result};
 
@@ -15,7 +15,9 @@ use crate::xml::Element;
 /// What machines of a package share while it is read.
 #[derive(Debug, Default)]
 pub(super) struct Context {
-    pub files: Vec<FileReference>,
+    files: Vec<FileReference>,
+    /// Where among them that with an id is.
+    files_by_id: HashMap<String, usize>,
     pub disks: Disks,
     /// The deployment configuration that counts.
     pub configuration: Option<String>,
@@ -33,7 +35,18 @@ pub(super) struct Context {
 impl Context {
     /// The file with this id.
     pub fn file(&self, id: &str) -> Option<&FileReference> {
-        self.files.iter().find(|f| f.id.as_deref() == Some(id))
+        let index = self.files_by_id.get(id)?;
+        self.files.get(*index)
+    }
+
+    fn add_files(&mut self, files: Vec<FileReference>) {
+        for file in files {
+            let index = self.files.len();
+            if let Some(id) = &file.id {
+                self.files_by_id.entry(id.clone()).or_insert(index);
+            }
+            self.files.push(file);
+        }
     }
 
     /// Something that the standard or ovftool does not allow, but that can be read.
@@ -123,7 +136,7 @@ fn shared(root: Element, context: &mut Context, package: &mut Package) -> Result
     for child in root.children().filter(is_ovf) {
         if child.name() == "References" {
             let files = references::read(child, &mut context.violations)?;
-            context.files.extend(files);
+            context.add_files(files);
         }
         if child.name() == "Strings" && context.strings.is_empty() {
             context.strings = sections::strings(child);
@@ -227,8 +240,9 @@ fn collection(element: Element, context: &mut Context, package: &mut Package) ->
 
 /// What can only be told when everything was read.
 fn finish(root: Element, mut context: Context, mut package: Package) -> Result<Package> {
+    let networks: HashSet<&str> = package.networks.iter().map(|n| n.name.as_str()).collect();
     for name in std::mem::take(&mut context.used_networks) {
-        if !package.networks.iter().any(|n| n.name == name) {
+        if !networks.contains(name.as_str()) {
             let name = shown(&name);
             context.violation(format!("network \"{name}\" is not in the NetworkSection"));
         }

@@ -83,6 +83,7 @@ fn controllers(items: &[Item], machine: &mut Machine) -> Controllers {
         .filter_map(|i| i.parent.as_deref())
         .collect();
     let mut found = Controllers::new();
+    let mut ids = Ids::default();
     for item in items {
         let Some(instance) = &item.instance else {
             continue;
@@ -95,8 +96,8 @@ fn controllers(items: &[Item], machine: &mut Machine) -> Controllers {
             .as_deref()
             .and_then(|a| a.trim().parse().ok())
             .map(|number| ControllerId::new(bus, number))
-            .filter(|id| id.number < 64 && machine.controller(*id).is_none());
-        let id = wanted.unwrap_or_else(|| free_controller(machine, bus));
+            .filter(|id| id.number < 64 && ids.used.insert(*id));
+        let id = wanted.unwrap_or_else(|| ids.free(bus));
         let subtype = item.subtype.as_deref().unwrap_or_default();
         machine.controllers.push(Controller {
             id,
@@ -108,13 +109,25 @@ fn controllers(items: &[Item], machine: &mut Machine) -> Controllers {
     found
 }
 
-/// The first number of `bus` that no controller has.
-pub(super) fn free_controller(machine: &Machine, bus: Bus) -> ControllerId {
-    let mut id = ControllerId::new(bus, 0);
-    while machine.controller(id).is_some() {
-        id.number += 1;
+/// Ids that controllers have.
+#[derive(Default)]
+struct Ids {
+    used: BTreeSet<ControllerId>,
+    /// For each bus a number below which all are used.
+    first: HashMap<Bus, u32>,
+}
+
+impl Ids {
+    /// The first number of `bus` that no controller has.
+    fn free(&mut self, bus: Bus) -> ControllerId {
+        let first = self.first.entry(bus).or_default();
+        let mut id = ControllerId::new(bus, *first);
+        while !self.used.insert(id) {
+            id.number += 1;
+        }
+        *first = id.number;
+        id
     }
-    id
 }
 
 /// The bus of a controller's Item; `None` if it is none.

@@ -1,6 +1,6 @@
 //! Items: what CIM_ResourceAllocationSettingData says of one piece of hardware, before anybody interprets it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use formats::{ErrorKind, Result};
 
@@ -149,7 +149,7 @@ pub(super) fn read_all(
 ) -> Result<Vec<Item>> {
     let mut items: Vec<Item> = Vec::new();
     let mut by_instance: HashMap<String, usize> = HashMap::new();
-    let mut bounds: Vec<(Option<String>, String)> = Vec::new();
+    let mut bounds: HashSet<(Option<String>, String)> = HashSet::new();
     for (count, element) in section.children().filter(is_item).enumerate() {
         if count >= MAX_ITEMS {
             return Err(element
@@ -163,11 +163,9 @@ pub(super) fn read_all(
             continue;
         }
         if let Some(bound @ ("min" | "max")) = item.bound.as_deref() {
-            let key = (item.instance.clone(), bound.to_owned());
-            if bounds.contains(&key) {
+            if !bounds.insert((item.instance.clone(), bound.to_owned())) {
                 violations.push(format!("{}: a second {bound} of the same", item.label()));
             }
-            bounds.push(key);
             continue;
         }
         let Some(instance) = item.instance.clone() else {

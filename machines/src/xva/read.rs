@@ -165,6 +165,7 @@ fn package(objects: &Objects, version: &Version) -> Result<Package> {
     }
     let drives = objects.by_machine("VBD");
     let adapters = objects.by_machine("VIF");
+    let left_out = left_out(objects);
     for vm in objects.of_class("VM") {
         let name = shown(vm.text("name_label"));
         if vm.is_true("is_a_snapshot") {
@@ -186,7 +187,10 @@ fn package(objects: &Objects, version: &Version) -> Result<Package> {
         }
         let drives = drives.get(vm.reference).map_or(&[][..], |d| d);
         let adapters = adapters.get(vm.reference).map_or(&[][..], |a| a);
-        let machine = machine(vm, drives, adapters, objects, &mut package.violations)?;
+        let mut machine = machine(vm, drives, adapters, objects, &mut package.violations)?;
+        for words in left_out.get(vm.reference).into_iter().flatten() {
+            machine.note(format!("a {words} is left out"));
+        }
         package.machines.push(machine);
     }
     if package.machines.is_empty() {
@@ -230,7 +234,7 @@ fn machine(
     for adapter in by_place(adapters, "device") {
         machine.nics.push(nic(adapter, objects)?);
     }
-    notes(vm, objects, &mut machine)?;
+    notes(vm, &mut machine)?;
     Ok(machine)
 }
 
@@ -424,7 +428,7 @@ fn nic(vif: &Object, objects: &Objects) -> Result<Nic> {
 }
 
 /// What of the machine is not taken over.
-fn notes(vm: &Object, objects: &Objects, machine: &mut Machine) -> Result<()> {
+fn notes(vm: &Object, machine: &mut Machine) -> Result<()> {
     let kind = vm.text("domain_type");
     let is_pv = kind.starts_with("pv") || kind.is_empty() && vm.text("HVM_boot_policy").is_empty();
     if is_pv && kind != "pvh" {
@@ -445,17 +449,16 @@ fn notes(vm: &Object, objects: &Objects, machine: &mut Machine) -> Result<()> {
     if vm.text("power_state").eq_ignore_ascii_case("suspended") {
         machine.note("the machine is suspended: its memory is left out, it will start anew");
     }
-    let mut counts: HashMap<&str, usize> = HashMap::new();
+    Ok(())
+}
+
+/// For each machine what it has of devices that nobody else has.
+fn left_out<'v>(objects: &Objects<'v>) -> HashMap<&'v str, Vec<&'static str>> {
+    let mut found: HashMap<&str, Vec<&str>> = HashMap::new();
     for (class, words) in LEFT_OUT {
-        let devices = objects
-            .of_class(class)
-            .filter(|o| o.text("VM") == vm.reference);
-        *counts.entry(words).or_default() += devices.count();
-    }
-    for (_, words) in LEFT_OUT {
-        if counts.get(words).is_some_and(|n| *n > 0) {
-            machine.note(format!("a {words} is left out"));
+        for machine in objects.by_machine(class).into_keys() {
+            found.entry(machine).or_default().push(words);
         }
     }
-    Ok(())
+    found
 }

@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code)]
 
+pub mod rewrite;
 #[path = "../../../cli/tests/common/skip.rs"]
 pub mod skip;
 

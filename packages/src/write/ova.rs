@@ -40,14 +40,14 @@ pub fn ova(
     let room = writer.describer()?.room()?;
     let front = front_len(&room, &writer.names);
     match place {
-        Place::File { path, force } => writer.to_file(path, force, room, front),
+        Place::File { path, force } => writer.write_file(path, force, room, front),
         Place::Stream(stream) => {
             if options.copy.verify {
                 return Err(Error::usage("standard output", "cannot be read back")
                     .hint("leave out --verify")
                     .into());
             }
-            writer.to_stream(&StreamOutput::new(stream), room, front)
+            writer.write_stream(&StreamOutput::new(stream), room, front)
         }
         Place::Device(path) => Err(no_device(path)),
     }
@@ -110,7 +110,7 @@ impl Writer<'_> {
             .collect()
     }
 
-    fn to_file(&mut self, path: &Path, force: bool, room: Room, front: u64) -> Result<Made> {
+    fn write_file(&mut self, path: &Path, force: bool, room: Room, front: u64) -> Result<Made> {
         let disks = self.input.disks.iter().flat_map(|d| &d.image.storages);
         let discs = self.input.discs.iter().flatten().map(|d| &d.storage);
         refuse_own_source(path, disks.chain(discs))?;
@@ -127,7 +127,7 @@ impl Writer<'_> {
         Ok(self.made(texts.notes, done, end))
     }
 
-    fn to_stream(&mut self, output: &dyn Output, room: Room, front: u64) -> Result<Made> {
+    fn write_stream(&mut self, output: &dyn Output, room: Room, front: u64) -> Result<Made> {
         let (known, _) = self.members(&Nowhere, front, None)?;
         let texts = self.describer()?.texts(&known, Some(room))?;
         output.write_at(&self.front(&texts)?, 0)?;

@@ -1,13 +1,17 @@
-//! `info`: what an image is.
+//! `info`: what an image is, or a package and the machines in it.
+
+mod package;
 
 use std::process::ExitCode;
 
-use formats::{Detail, Image, OpenContext, open::open_alone};
+use formats::open::{open_storage, open_storage_alone};
+use formats::{Detail, Error, Image, OpenContext};
 use serde::Serialize;
 
 use crate::args;
 use crate::failure::Failure;
-use crate::{open, render, report};
+use crate::source::Found;
+use crate::{open, render, report, source};
 
 #[derive(Serialize)]
 struct Answer {
@@ -51,7 +55,19 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
         detailed: true,
         ..open::context_for_tables(&arguments.opening)?
     };
-    let answer = describe(arguments, &context)?;
+    let found = Found::open(&arguments.image, arguments.source_format.as_deref())?;
+    if let Some(kind) = found.kind {
+        return package::run(arguments, &found, kind, &context);
+    }
+    source::refuse_choice(&arguments.opening, &arguments.image)?;
+    if arguments.toml {
+        return Err(
+            Error::usage("--toml", "prints a machine, and this is a disk image")
+                .in_file(&arguments.image)
+                .into(),
+        );
+    }
+    let answer = describe(&found, &context)?;
     if arguments.json {
         report::json(&answer)?;
     } else {
@@ -60,9 +76,9 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Failure> {
-    let format = open::format(arguments.source_format.as_deref())?;
-    let (tip, reference) = open_alone(&arguments.image, format, context)?;
+fn describe(found: &Found, context: &OpenContext) -> Result<Answer, Failure> {
+    let format = found.format;
+    let (tip, reference) = open_storage_alone(found.file.clone(), format, context)?;
     let mut warnings = tip.info.warnings.clone();
     let mut parent = reference.as_ref().map(|reference| Parent {
         name: reference.names.first().cloned(),
@@ -72,7 +88,7 @@ fn describe(arguments: &args::Info, context: &OpenContext) -> Result<Answer, Fai
     });
     let mut chain = Vec::new();
     if let Some(parent) = &mut parent {
-        match formats::open(&arguments.image, format, context) {
+        match open_storage(found.file.clone(), format, context) {
             Ok(image) => {
                 chain = links(&image);
                 parent.file = chain.get(1).map(|link| link.file.clone());

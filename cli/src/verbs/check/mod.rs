@@ -1,21 +1,23 @@
-//! `check`: whether an image is whole; with `--repair` the one verb that writes to an image that is there.
+//! `check`: whether an image or a package is whole; with `--repair` the one verb that writes to an image that is there.
+
+mod package;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use formats::open::open_alone;
+use formats::open::open_storage_alone;
 use formats::{
-    CheckReport, Driver, Error, ErrorKind, FileStorage, InPlaceFile, LayerFile, OpenContext,
-    StorageRef, driver, probe,
+    CheckReport, Driver, Error, ErrorKind, InPlaceFile, LayerFile, OpenContext, StorageRef, driver,
+    probe,
 };
 use serde::Serialize;
 use transfer::{Losses, Setting, Unpack};
 
 use crate::args;
 use crate::failure::Failure;
+use crate::source::Found;
 use crate::work::Work;
-use crate::{open, report};
+use crate::{open, report, source};
 
 /// Damaged ranges that people are shown one by one.
 const RANGES_SHOWN: usize = 50;
@@ -68,8 +70,19 @@ pub fn run(arguments: &args::Check) -> Result<ExitCode, Failure> {
 
 fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     let context = open::context_for_tables(&arguments.opening)?;
-    let named = open::format(arguments.source_format.as_deref())?;
-    let storage: StorageRef = Arc::new(FileStorage::open(&arguments.image)?);
+    let found = match Found::open(&arguments.image, arguments.source_format.as_deref()) {
+        Ok(found) => Ok(found),
+        Err(Failure(transfer::Error::Image(error))) => Err(error),
+        Err(other) => return Err(other),
+    };
+    let Some(found) = answer.unless_damage(found)? else {
+        return Ok(());
+    };
+    if let Some(kind) = found.kind {
+        return package::look(arguments, &found, kind, answer);
+    }
+    source::refuse_choice(&arguments.opening, &arguments.image)?;
+    let (named, storage) = (found.format, found.file);
     let format = match named {
         Some(format) => Ok(format),
         None => probe(storage.as_ref()),
@@ -78,7 +91,7 @@ fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
         return Ok(());
     };
     answer.format = Some(format.to_string());
-    let opened = open_alone(&arguments.image, Some(format), &context);
+    let opened = open_storage_alone(storage.clone(), Some(format), &context);
     let work = Work::new(arguments.jobs)?;
     let driver = driver(format);
     // An image that does not open is looked at all the same: more can be said than the first thing that is wrong.
@@ -212,6 +225,12 @@ impl Answer {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn warn_once(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
         }
     }
 
