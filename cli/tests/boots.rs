@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::path::PathBuf;
+
 use common::boot::{boot, is_up};
 use common::{Folder, convert, guest_digest, have};
 

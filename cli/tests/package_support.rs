@@ -5,20 +5,12 @@ mod common;
 
 use common::packages::descriptor::STREAM_URI;
 use common::packages::{
-    Algorithm, Bus, Dialect, Grammar, Member, Members, Package, Sum, Tar, Xva, disks, gzip, sha256,
-    tar_of, xva,
+    Algorithm, Bus, Dialect, Grammar, Member, Members, Package, Sum, Tar, Xva, contents, disks,
+    gzip, sha256, tar_of, xva,
 };
 use common::peers::have_qemu;
 use common::tools::{Ganeti, cot, gnu_tar_list, python_tar_list, schema, schema_errors, virt_v2v};
 use common::{Folder, have, s, sha256sum, tools, vsphere_checker, xapi_reader};
-
-const CONTENTS: [(u64, usize); 2] = [(1, 9), (5, 3)];
-
-fn contents() -> Vec<Vec<u8>> {
-    CONTENTS
-        .map(|(seed, mib)| disks::content(seed, mib))
-        .to_vec()
-}
 
 /// Dialects that virt-v2v, cot and Ganeti understand.
 const READABLE: [Dialect; 3] = [Dialect::Vmware, Dialect::VirtualBox, Dialect::XenOrchestra];

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::packages::sha256;
 use super::{Finished, run, run_ok, s};
 
 /// Facts of a machine that every description can say.
@@ -51,6 +52,14 @@ fn facts(machine: &Value) -> Facts {
 pub fn disk_digest(package: &Path, number: usize) -> String {
     let number = number.to_string();
     super::guest_digest(package, &["--disk", &number]).0
+}
+
+/// The package holds these disks, in this order.
+pub fn holds(package: &Path, contents: &[Vec<u8>]) {
+    for (index, content) in contents.iter().enumerate() {
+        let found = disk_digest(package, index + 1);
+        assert_eq!(found, sha256(content), "{} {index}", package.display());
+    }
 }
 
 /// What is said when the package is read, with a success or without.

@@ -5,6 +5,7 @@ pub mod disks;
 mod items;
 pub mod ova;
 pub mod ova_xml;
+pub mod refusal;
 pub mod tarball;
 pub mod xva;
 
@@ -25,4 +26,8 @@ pub type Members = Vec<Member>;
 /// SHA-256 of a disk's content.
 pub fn sha256(bytes: &[u8]) -> String {
     Algorithm::Sha256.hex(bytes)
+}
+/// Contents of two disks.
+pub fn contents() -> Vec<Vec<u8>> {
+    vec![disks::content(1, 9), disks::content(5, 3)]
 }

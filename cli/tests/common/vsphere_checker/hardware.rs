@@ -122,13 +122,18 @@ pub fn check(envelope: Node, system: Node, importer: Importer) -> Checked {
     checked
 }
 
-/// Names of the networks; each has a description, which XenCenter fails without.
+/// Names of the networks; each has a description, which XenCenter fails without. A machine without adapters needs none.
 fn networks(envelope: Node) -> Vec<String> {
     let sections: Vec<Node> = all(envelope, "NetworkSection").collect();
-    let [section] = sections[..] else {
-        panic!("{} sections of networks", sections.len());
-    };
-    let networks = all(section, "Network").map(|network| {
+    assert!(
+        sections.len() <= 1,
+        "{} sections of networks",
+        sections.len()
+    );
+    let networks = sections
+        .into_iter()
+        .flat_map(|section| all(section, "Network"));
+    let networks = networks.map(|network| {
         named(network, "Description");
         attribute(network, "name").to_owned()
     });
