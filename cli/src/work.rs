@@ -68,16 +68,6 @@ impl Work {
         }
     }
 
-    /// Another job, which the same signals stop, with an account of its own.
-    pub fn again(&self) -> Work {
-        Work {
-            threads: self.threads,
-            cancel: self.cancel.clone(),
-            progress: Progress::default(),
-            salvage: self.salvage.as_ref().map(|_| Salvage::default()),
-        }
-    }
-
     /// Set when the user wants it to stop.
     pub fn cancel(&self) -> &Arc<AtomicBool> {
         &self.cancel

@@ -127,9 +127,10 @@ pub fn look(bytes: Vec<u8>) -> (usize, u64) {
             assert!(index.disks.len() <= 1024 && !index.description.name.is_empty());
             for disk in index.disks {
                 let size = disk.end;
-                let shorter = XvaSource::new(storage.clone(), disk.clone(), size / 2);
+                let shorter =
+                    XvaSource::new(storage.clone(), std::sync::Arc::new(disk.clone()), size / 2);
                 assert!(shorter.is_err() || size == 0);
-                match XvaSource::new(storage.clone(), disk, size) {
+                match XvaSource::new(storage.clone(), std::sync::Arc::new(disk), size) {
                     Ok(source) => read += contents(&source, &storage),
                     Err(error) => located(&error),
                 }

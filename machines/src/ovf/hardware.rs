@@ -173,10 +173,13 @@ fn allocation(item: &Item, unit: u64) -> Result<Allocation> {
 
 fn cpu(item: &Item, machine: &mut Machine, context: &mut Context) -> Result<()> {
     // XenCenter adds several up; oVirt says sockets and cores instead.
-    let quantity = match (item.quantity, item.cores_per_socket) {
-        (Some(quantity), _) => quantity,
-        (None, Some(cores)) => cores,
-        (None, None) => {
+    let quantity = match (item.quantity, item.sockets, item.cores_per_socket) {
+        (Some(quantity), ..) => quantity,
+        (None, sockets, cores) if sockets.or(cores).is_some() => {
+            let all = [sockets, cores, item.threads].into_iter().flatten();
+            all.fold(1, u64::saturating_mul)
+        }
+        _ => {
             context.violation(format!("{} does not say how many", item.label()));
             return Ok(());
         }

@@ -114,6 +114,10 @@ pub(super) struct Item {
     pub weight: Option<u64>,
     /// Cores of a socket (VMware), or sockets and cores (oVirt).
     pub cores_per_socket: Option<u64>,
+    /// oVirt's `num_of_sockets`.
+    pub sockets: Option<u64>,
+    /// oVirt's `threads_per_cpu`.
+    pub threads: Option<u64>,
     /// MAC where it has an element of its own (oVirt).
     pub mac: Option<String>,
     /// `min`, `max`, `normal`.
@@ -241,6 +245,8 @@ fn read(element: Element, violations: &mut Vec<String>) -> Result<Item> {
         weight: quantity("Weight", "Weight")?,
         cores_per_socket: quantity("CoresPerSocket", "CoresPerSocket")?
             .or(quantity("cpu_per_socket", "cpu_per_socket")?),
+        sockets: quantity("num_of_sockets", "num_of_sockets")?,
+        threads: quantity("threads_per_cpu", "threads_per_cpu")?,
         mac: text("MACAddress"),
         bound: filled(element, "bound").map(str::to_owned),
         configurations: attribute(element, "configuration")

@@ -11,6 +11,7 @@ use transfer::output::FileSet;
 use transfer::refusals::{check_name, refuse_own_source};
 use transfer::{Result, Setting};
 
+use super::images::Plan;
 use super::member::{Done, MemberWriter, wanted};
 use super::ova::disks_out;
 use super::texts::{Describer, Names};
@@ -27,7 +28,7 @@ pub fn ovf(
     options: &WriteOptions<'_>,
     setting: &Setting<'_>,
 ) -> Result<Made> {
-    let members = MemberWriter::new(options, setting, wanted(options.profile));
+    let mut members = MemberWriter::new(options, setting, wanted(options.profile));
     let base = options.profile.file_name(&base_of(path));
     let mut names = Names::new(&base, &input, members.format, options);
     // These three belong together by their name.
@@ -83,8 +84,9 @@ pub fn ovf(
         verify(&members, &input, &output, &done)?;
     }
     output.commit(force)?;
+    members.notes.extend(texts.notes);
     Ok(Made {
-        notes: texts.notes,
+        notes: members.notes,
         file_size,
         disks: disks_out(&input, &names, done),
     })
@@ -117,66 +119,49 @@ pub fn vmx(
             .found(options.profile.name)
             .into());
     }
-    let members = MemberWriter::new(&unsealed, setting, (Format::Vmdk, kind));
+    let mut members = MemberWriter::new(&unsealed, setting, (Format::Vmdk, kind));
     let base = options.profile.file_name(&base_of(path));
     let names = Names::new(&base, &input, Format::Vmdk, &unsealed);
-    let mut further: Vec<OsString> = Vec::new();
-    let mut firsts = Vec::new();
-    for (disk, name) in input.disks.iter_mut().zip(&names.disks) {
-        // A VMX has no disks without a file.
-        disk.is_blank = false;
-        let name = name
-            .clone()
-            .unwrap_or_else(|| format!("{base}-disk{}.vmdk", firsts.len() + 1));
-        let target = members.target(disk, &name)?;
-        firsts.push((further.len() + 1, name.clone(), target.size()));
-        further.push(name.into());
-        further.extend(target.further_parts());
-    }
+    // A VMX has no disks without a file.
+    input
+        .disks
+        .iter_mut()
+        .for_each(|disk| disk.is_blank = false);
+    let named = (1..).map(|number| format!("{base}-disk{number}.vmdk"));
+    let plan = Plan::new(&members, &input.disks, named, 1)?;
     let discs = names.discs.iter().flatten().map(OsString::from);
-    let first_disc = further.len() + 1;
-    further.extend(discs);
+    let further: Vec<OsString> = plan.files.iter().cloned().chain(discs).collect();
     let output = create(path, &further, force, &input)?;
-    let mut done = Vec::new();
-    for (disk, (first, name, _)) in input.disks.iter_mut().zip(&firsts) {
-        done.push(members.disk(disk, name, None, &output, part(*first))?);
-    }
+    let mut done = plan.write(&mut members, &mut input.disks, &output)?;
     for (index, disc) in input.discs.iter_mut().flatten().enumerate() {
-        let base = part(first_disc + index);
+        let base = part(1 + plan.files.len() + index);
         let one = members.disc(disc, &output, base)?;
         output.set_len(base + one.len)?;
         done.push(one);
     }
     let mut machine = input.machine.clone();
-    for (disk, (_, name, size)) in machine.disks.iter_mut().zip(&firsts) {
-        disk.image.file = Some(beside(name));
-        disk.image.capacity = Some(*size);
+    for (disk, first) in machine.disks.iter_mut().zip(&plan.firsts) {
+        disk.image.file = Some(beside(&first.name));
+        disk.image.capacity = Some(first.size);
     }
     for (drive, name) in machine.cd_drives.iter_mut().zip(&names.discs) {
         drive.medium = name.as_deref().map(beside);
     }
     if options.copy.verify {
-        let files = output.read_back_further()?;
-        let ends = firsts.iter().skip(1).map(|(first, ..)| *first);
-        let ends = ends.chain([first_disc]);
-        let disks = input.disks.iter().zip(&done).zip(firsts.iter().zip(ends));
-        for ((disk, done), ((first, ..), end)) in disks {
-            let mut files = files.iter().skip(first - 1).take(end - first).cloned();
-            if let (Some(copied), Some((_, storage))) = (&done.copied, files.next()) {
-                members.verify(disk, copied, storage, files.collect())?;
-            }
-        }
+        plan.verify(&members, &input.disks, &done, &output.read_back_further()?)?;
     }
     let written = machines::vmx::write(&machine)?;
     write_text(&output, 0, written.text.as_bytes())?;
     let file_size = done.iter().map(|d| d.len).sum::<u64>() + written.text.len() as u64;
     output.commit(force)?;
+    let disks = plan.firsts.into_iter().map(|first| Some(first.name));
     let names = Names {
-        disks: firsts.into_iter().map(|(_, name, _)| Some(name)).collect(),
+        disks: disks.collect(),
         ..names
     };
+    members.notes.extend(written.notes);
     Ok(Made {
-        notes: written.notes,
+        notes: members.notes,
         file_size,
         disks: disks_out(&input, &names, done),
     })
@@ -190,7 +175,7 @@ fn beside(name: &str) -> FileReference {
 }
 
 /// Where file `index` of a set begins; 0 is the one that was named.
-fn part(index: usize) -> u64 {
+pub(super) fn part(index: usize) -> u64 {
     index as u64 * PART
 }
 

@@ -37,6 +37,8 @@ pub(super) struct MemberWriter<'a> {
     pub(super) setting: &'a Setting<'a>,
     /// Format of the disks.
     pub(super) format: Format,
+    /// What has to be told of the disks.
+    pub(super) notes: Vec<String>,
     pairs: Vec<String>,
 }
 
@@ -57,6 +59,7 @@ impl<'a> MemberWriter<'a> {
             options,
             setting,
             format: default.0,
+            notes: Vec::new(),
             pairs,
         }
     }
@@ -64,11 +67,27 @@ impl<'a> MemberWriter<'a> {
     /// The layout of a disk in the file `name`, for `size` bytes or as many more as the profile wants.
     pub(super) fn target(&self, disk: &DiskIn, name: &str) -> Result<Box<dyn BlockTarget>> {
         let size = disk.image.source.size();
-        let wanted = self.options.profile.disk_size(size);
-        let wanted = wanted.ok_or_else(|| Error::limit("disk", "is too large").found(size))?;
-        let options = Options::new(driver(self.format).options(), &self.pairs)?
-            .for_sectors(disk.image.source.sector_size());
-        Ok(driver(self.format).target(wanted, &options, Path::new(name))?)
+        let mut pairs = self.pairs.clone();
+        let says_adapter = pairs.iter().any(|pairs| pairs.contains("adapter_type="));
+        if let Some(adapter) = disk
+            .adapter
+            .filter(|_| self.format == Format::Vmdk && !says_adapter)
+        {
+            pairs.push(format!("adapter_type={adapter}"));
+        }
+        let options = Options::new(driver(self.format).options(), &pairs)?
+            .for_sectors(disk.image.source.sector_size())
+            .compressed(self.options.compress);
+        Ok(driver(self.format).target(self.rounded(size)?, &options, Path::new(name))?)
+    }
+
+    fn rounded(&self, size: u64) -> Result<u64> {
+        let unit = self.options.size_multiple.max(1);
+        let rounded = match unit {
+            1 => Some(size),
+            _ => size.max(1).checked_next_multiple_of(unit),
+        };
+        Ok(rounded.ok_or_else(|| Error::limit("disk", "is too large").found(size))?)
     }
 
     /// What descriptions call the disks.
@@ -88,7 +107,7 @@ impl<'a> MemberWriter<'a> {
 
     /// Writes `disk` at `base` of `output`.
     pub(super) fn disk(
-        &self,
+        &mut self,
         disk: &mut DiskIn,
         name: &str,
         identity: Option<Identity>,
@@ -96,6 +115,16 @@ impl<'a> MemberWriter<'a> {
         base: u64,
     ) -> Result<Done> {
         let target = self.target(disk, name)?;
+        let size = disk.image.source.size();
+        if target.size() > size {
+            let note = format!(
+                "{name}: {size} bytes → {}, the rest is zeros",
+                target.size()
+            );
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
         let options = CopyOptions {
             provided: (self.options.watch)(std::mem::take(&mut disk.pending)),
             identity,
@@ -127,7 +156,6 @@ impl<'a> MemberWriter<'a> {
         }
         let copied = copy.run(target, &Part::new(output, base))?;
         let len = copied.file_size;
-        output.set_len(base + len)?;
         let digest = match self.options.manifest {
             None => Vec::new(),
             Some(algorithm) => self.digest(output, base, len, algorithm)?,

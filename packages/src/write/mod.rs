@@ -5,10 +5,14 @@
 //! | `xva.rs` | an export of XenServer: description first, then the blocks of each disk |
 //! | `ova.rs` | an archive: room is kept in front for what is known only at the end |
 //! | `folder.rs` | a folder: files that appear together |
+//! | `adapter.rs` | what disks hang on, as VMDK descriptors say it |
+//! | `images.rs` | the disks alone, in a folder |
 //! | `texts.rs` | descriptor, manifest and certificate |
 //! | `member.rs` | one disk or disc as a file of a package |
 
+mod adapter;
 mod folder;
+mod images;
 mod member;
 mod ova;
 mod texts;
@@ -25,7 +29,9 @@ use transfer::{Condition, CopyOptions};
 
 use crate::integrity::Pending;
 
+pub use adapter::adapter;
 pub use folder::{ovf, vmx};
+pub use images::images;
 pub use member::format_of;
 pub use ova::ova;
 pub use xva::xva;
@@ -48,6 +54,8 @@ pub struct DiskIn {
     pub image: Image,
     /// Whether nothing was ever written to it, so that it needs no file.
     pub is_blank: bool,
+    /// What it hangs on, in the words of VMDK descriptors, where somebody cares.
+    pub adapter: Option<&'static str>,
     /// Digests that its files should have.
     pub pending: Vec<Pending>,
 }
@@ -68,6 +76,12 @@ pub struct WriteOptions<'a> {
     pub copy: CopyOptions,
     /// Options of the disks' format: `key=value`.
     pub disk_options: Vec<String>,
+    /// The subformat of images in a folder, where the options do not say it.
+    pub subformat: &'static str,
+    /// Whether images in a folder are compressed.
+    pub compress: bool,
+    /// Unit in bytes that disks are rounded up to.
+    pub size_multiple: u64,
     /// Digest of the manifest; without one there is no manifest.
     pub manifest: Option<Algorithm>,
     /// Who signs it.

@@ -214,9 +214,10 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn made(&self, notes: Vec<String>, done: Vec<Done>, file_size: u64) -> Made {
+    fn made(&mut self, notes: Vec<String>, done: Vec<Done>, file_size: u64) -> Made {
+        self.members.notes.extend(notes);
         Made {
-            notes,
+            notes: std::mem::take(&mut self.members.notes),
             file_size,
             disks: disks_out(&self.input, &self.names, done),
         }

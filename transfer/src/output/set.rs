@@ -43,6 +43,14 @@ impl FileSet {
         self.parts.first().map(|(_, output)| output)
     }
 
+    /// What has been written to the file that the user named.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_back_first(&self) -> Result<StorageRef> {
+        self.read_back()
+    }
+
     /// The names of the further files, each with what has been written to it.
     ///
     /// # Errors

@@ -1,33 +1,27 @@
 //! All disks of a machine, or those that were picked, into a folder.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
+use formats::xva::Checksum;
 use formats::{Error, driver};
 use machines::profiles::WIDEST;
-use packages::Opened;
-use serde::Serialize;
+use packages::write::{self, DiskIn, WriteOptions, format_of};
 
+use super::copy_options;
 use super::disk::DiskJob;
-use super::outcome::Answer;
+use super::told::Told;
 use crate::failure::Failure;
 use crate::work::Work;
-use crate::{report, source};
+use crate::{open, source};
 
-#[derive(Serialize)]
-struct Folder {
-    source: String,
-    target: String,
-    disks: Vec<Answer>,
-}
-
-/// Converts the disks of the package that `job` names into its target folder, one file each: `NAME-disk1.qcow2`.
+/// Converts the disks of the package that `job` names into its target folder, one image each: `NAME-disk1.qcow2`. All of
+/// them appear, or none.
 ///
 /// # Errors
-/// What is wrong with the package or the folder; what was put in place before stays.
+/// What is wrong with the package or the folder.
 pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
     let arguments = job.arguments;
-    let opening = &arguments.reading.opening;
     let format = arguments.source_format.as_deref();
     let opened = source::package(&arguments.source, format, job.context)?;
     let opened = opened.ok_or_else(|| {
@@ -40,71 +34,67 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
             Error::usage("-B", "goes with a single disk: name a file as the target").into(),
         );
     }
-    let choice = source::choice(opening);
+    let choice = source::choice(&arguments.reading.opening);
     let machine = choice.machine(&opened)?;
-    let disks = choice.disks(&opened, machine)?;
+    let chosen = choice.disks(&opened, machine)?;
     source::say_package(&opened);
     source::judge_package(&opened, job.context.salvage)?;
-    if disks.is_empty() {
-        return Err(Error::malformed("package", "the machine has no disk")
-            .in_file(opened.path())
-            .into());
+    let name = opened.package.machines.get(machine).map(|m| m.name.clone());
+    let name = name.unwrap_or_default();
+    let base = job.profile.unwrap_or(&WIDEST).file_name(&name);
+    let extensions = driver(job.format).extensions();
+    let extension = extensions.first().unwrap_or(&"img");
+    let (mut disks, mut names) = (Vec::new(), Vec::new());
+    for disk in chosen {
+        let mut found = source::disk_of(&opened, machine, disk, job.context)?;
+        open::check_size(&found.image, arguments.reading.max_size.as_deref())?;
+        names.push(format!("{base}-disk{}.{extension}", disk + 1));
+        disks.push(DiskIn {
+            pending: found.take_pending(),
+            image: found.image,
+            is_blank: false,
+            adapter: None,
+        });
     }
-    let made = !arguments.target.exists();
-    if made {
+    let made_folder = !arguments.target.exists();
+    if made_folder {
         std::fs::create_dir(&arguments.target)
             .map_err(|e| Error::io("create", e).in_file(&arguments.target))?;
     }
     let work = Work::new(arguments.reading.jobs)?.salvaging(job.context.salvage);
-    let mut answers = Vec::new();
-    for disk in disks {
-        let target = file_name(job, &opened, machine, disk);
-        let work = work.again();
-        let converted = source::disk_of(&opened, machine, disk, job.context)
-            .and_then(|mut source| report_one(job, &mut source, target, &work));
-        match converted {
-            Ok(answer) => answers.push(answer),
-            Err(failure) => {
-                if made {
-                    // Nothing else than what was made here: it is removed only if it is empty.
-                    let _ = std::fs::remove_dir(&arguments.target);
-                }
-                return Err(failure);
-            }
-        }
+    let watch = |pending| source::watch(pending, work.cancel(), job.context.salvage);
+    let profile = job.profile.filter(|p| format_of(p.disk.0) == job.format);
+    let options = WriteOptions {
+        profile: job.profile.unwrap_or(&WIDEST),
+        copy: copy_options(arguments)?,
+        disk_options: arguments.options.clone(),
+        subformat: profile.map_or("", |p| p.disk.1),
+        compress: arguments.compress,
+        size_multiple: job.profile.map_or(1, |p| p.size_multiple),
+        manifest: None,
+        signing: None,
+        checksum: Checksum::Sha1,
+        unix_time: 0,
+        seed: Vec::new(),
+        watch: &watch,
+    };
+    let (folder, force) = (&arguments.target, arguments.force);
+    let started = Instant::now();
+    let made = work.watched(&arguments.output, |setting| {
+        write::images(disks, folder, names, job.format, force, &options, setting)
+    });
+    if made.is_err() && made_folder {
+        // Nothing else than what was made here: it is removed only if it is empty.
+        let _ = std::fs::remove_dir(folder);
     }
-    if arguments.output.json {
-        report::json(&Folder {
-            source: arguments.source.display().to_string(),
-            target: arguments.target.display().to_string(),
-            disks: answers,
-        })?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn report_one(
-    job: &DiskJob<'_>,
-    source: &mut source::Source,
-    target: PathBuf,
-    work: &Work,
-) -> Result<Answer, Failure> {
-    let outcome = job.run(source, &target, work)?;
-    outcome.say_notes();
-    if !job.arguments.output.json {
-        report::text(&outcome.text())?;
-    }
-    Ok(outcome.answer())
-}
-
-fn file_name(job: &DiskJob<'_>, opened: &Opened, machine: usize, disk: usize) -> PathBuf {
-    let machine = opened.package.machines.get(machine);
-    let name = job
-        .profile
-        .unwrap_or(&WIDEST)
-        .file_name(machine.map_or("", |m| &m.name));
-    let extensions = driver(job.format).extensions();
-    let extension = extensions.first().unwrap_or(&"img");
-    let name = format!("{name}-disk{}.{extension}", disk + 1);
-    job.arguments.target.join(name)
+    let told = Told {
+        arguments,
+        format: job.format.name(),
+        target: folder,
+        machines: vec![name],
+        made: made?,
+        losses: work.losses(),
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    told.tell(false)
 }

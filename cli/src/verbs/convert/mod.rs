@@ -6,13 +6,14 @@
 //! | `folder.rs` | an image of each disk of a machine |
 //! | `package.rs` | a package |
 //! | `described.rs` | the machine around a disk, from the command line |
-//! | `outcome.rs` | what is told at the end |
+//! | `outcome.rs`, `told.rs` | what is told at the end of one disk, and of several |
 
 mod described;
 mod disk;
 mod folder;
 mod outcome;
 mod package;
+mod told;
 
 use std::path::Path;
 use std::process::ExitCode;

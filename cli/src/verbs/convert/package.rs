@@ -10,16 +10,15 @@ use machines::Machine;
 use machines::profiles::{Container, Profile, WIDEST, by_name};
 use packages::write::{self, DiscIn, DiskIn, Input, Made, Signing, WriteOptions};
 use packages::{Kind, Opened};
-use serde::Serialize;
-use transfer::{Losses, Place};
+use transfer::Place;
 
-use super::outcome::say_losses;
+use super::told::Told;
 use super::{copy_options, described, is_folder, reproducible};
 use crate::args::{self, BlockChecksum, Manifest};
 use crate::failure::Failure;
 use crate::source::{self, Source};
 use crate::work::Work;
-use crate::{open, render, report};
+use crate::{open, report};
 
 /// Makes a package of the kind from what `arguments` name.
 ///
@@ -56,7 +55,8 @@ pub fn run(
     let made = job.write(inputs, &target, &work);
     let made = made.inspect_err(|_| target.undo())?;
     let done = Told {
-        job: &job,
+        arguments,
+        format: kind.name(),
         target: &target.path,
         machines: names,
         made,
@@ -193,7 +193,12 @@ impl PackageJob<'_> {
     ) -> Result<Input, Failure> {
         described::change(self.arguments, &mut machine);
         let mut disks = Vec::new();
-        for (disk, mut source) in machine.disks.iter_mut().zip(sources) {
+        let count = machine.disks.len();
+        let adapters: Vec<_> = (0..count)
+            .map(|index| write::adapter(&machine, index, self.profile))
+            .collect();
+        let sources = sources.into_iter().zip(adapters);
+        for (disk, (mut source, adapter)) in machine.disks.iter_mut().zip(sources) {
             let most = self.arguments.reading.max_size.as_deref();
             open::check_size(&source.image, most)?;
             disk.image.capacity = Some(source.image.source.size());
@@ -202,6 +207,7 @@ impl PackageJob<'_> {
             disks.push(DiskIn {
                 pending: source.take_pending(),
                 is_blank: source.is_blank,
+                adapter,
                 image: source.image,
             });
         }
@@ -243,6 +249,9 @@ impl PackageJob<'_> {
             profile: self.profile,
             copy: copy_options(self.arguments)?,
             disk_options: self.arguments.options.clone(),
+            subformat: "",
+            compress: false,
+            size_multiple: self.profile.size_multiple,
             manifest,
             signing,
             checksum: match said.checksum {
@@ -348,117 +357,4 @@ impl Target {
             let _ = std::fs::remove_dir(folder);
         }
     }
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    source: String,
-    target: String,
-    format: &'static str,
-    machines: &'a [String],
-    file_size: u64,
-    disks: Vec<DiskAnswer<'a>>,
-    seconds: f64,
-    verified: bool,
-    notes: &'a [String],
-    lost_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct DiskAnswer<'a> {
-    name: &'a str,
-    virtual_size: u64,
-    target_size: u64,
-    stored: u64,
-    data: u64,
-    zero: u64,
-    digest: Option<String>,
-}
-
-/// What there is to tell at the end.
-struct Told<'a> {
-    job: &'a PackageJob<'a>,
-    target: &'a Path,
-    machines: Vec<String>,
-    made: Made,
-    losses: Losses,
-    seconds: f64,
-}
-
-impl Told<'_> {
-    fn tell(&self, to_stdout: bool) -> Result<ExitCode, Failure> {
-        say_losses(&self.losses);
-        self.made.notes.iter().for_each(|note| report::note(note));
-        let arguments = self.job.arguments;
-        if arguments.output.json {
-            report::json(&self.answer())?;
-        } else if to_stdout {
-            self.text().lines().for_each(report::line);
-        } else {
-            report::text(&self.text())?;
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    fn text(&self) -> String {
-        let arguments = self.job.arguments;
-        let mut text = format!(
-            "{} → {} ({}, {}, {:.1} s)\n",
-            arguments.source.display(),
-            self.target.display(),
-            self.job.kind,
-            render::size(self.made.file_size),
-            self.seconds,
-        );
-        for disk in &self.made.disks {
-            text += &format!(
-                "{}: disk {}, data {}, zeros {}; {} stored\n",
-                disk.name,
-                render::size(disk.target_size),
-                render::size(disk.data_bytes),
-                render::size(disk.zero_bytes),
-                render::size(disk.stored),
-            );
-            if let Some(digest) = digest(disk) {
-                text += &format!("{digest}\n");
-            }
-        }
-        if arguments.verify {
-            text += "verified: the target was read back and holds the same\n";
-        }
-        text
-    }
-
-    fn answer(&self) -> Answer<'_> {
-        let arguments = self.job.arguments;
-        let disks = self.made.disks.iter().map(|disk| DiskAnswer {
-            name: &disk.name,
-            virtual_size: disk.source_size,
-            target_size: disk.target_size,
-            stored: disk.stored,
-            data: disk.data_bytes,
-            zero: disk.zero_bytes,
-            digest: digest(disk),
-        });
-        Answer {
-            source: arguments.source.display().to_string(),
-            target: self.target.display().to_string(),
-            format: self.job.kind.name(),
-            machines: &self.machines,
-            file_size: self.made.file_size,
-            disks: disks.collect(),
-            seconds: self.seconds,
-            verified: arguments.verify,
-            notes: &self.made.notes,
-            lost_bytes: self.losses.bytes,
-        }
-    }
-}
-
-/// The digest of a disk's content: the one asked for, or the one that verifying yields.
-fn digest(disk: &write::DiskOut) -> Option<String> {
-    let asked = disk.digests.first();
-    let asked = asked.map(|(algorithm, digest)| format!("{algorithm} {digest}"));
-    let verified = disk.verified_digest.as_ref();
-    asked.or_else(|| verified.map(|digest| format!("blake3 {digest}")))
 }
