@@ -15,7 +15,7 @@ use common::packages::{
 use common::peers::{have_qemu, qemu_raw};
 use common::skip::named_by;
 use common::tools::{unpack, virt_v2v};
-use common::{Folder, guest_digest, have, run, s, sha256sum, tool};
+use common::{Folder, guest_digest, have, run, s, tool};
 
 fn small() -> Vec<Vec<u8>> {
     vec![disks::content(1, 3)]
@@ -358,7 +358,8 @@ fn ovas_of_others_are_read_as_others_read_them() {
         }
         let raw = unpacked.file("disk.raw");
         qemu_raw("vmdk", &disk, &raw);
-        assert_eq!(disk_digest(&ova, 1), sha256sum(&raw), "{name}");
+        let compared = run(&["compare", s(&ova), s(&raw)]);
+        assert_eq!(compared.code, Some(0), "{name}: {}", compared.text());
     }
     for name in [
         "openstack+glance/glance/tests/var/testserver-no-disk.ova",
