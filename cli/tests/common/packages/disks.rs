@@ -162,6 +162,20 @@ pub fn delta_by_qemu(parent: &[u8], child: &[u8], name: &str) -> [Vec<u8>; 2] {
     [base, image].map(|file| std::fs::read(file).expect("read"))
 }
 
+/// A delta of qemu's that calls its parent `name`.
+pub fn with_parent_hint(delta: &[u8], name: &str) -> Vec<u8> {
+    let area = SECTOR..21 * SECTOR;
+    let text = String::from_utf8_lossy(&delta[area.clone()]).into_owned();
+    let text = text.trim_end_matches('\0');
+    let (before, rest) = text.split_once("parentFileNameHint=").expect("a parent");
+    let (_, after) = rest.split_once('\n').expect("another line");
+    let text = format!("{before}parentFileNameHint=\"{name}\"\n{after}");
+    let mut delta = delta.to_vec();
+    delta[area.clone()].fill(0);
+    delta[area][..text.len()].copy_from_slice(text.as_bytes());
+    delta
+}
+
 fn write_by_qemu(image: &Path, piece: &Path, at: usize, data: &[u8]) {
     std::fs::write(piece, data).expect("write");
     let command = format!("write -s {} {at} {}", s(piece), data.len());
