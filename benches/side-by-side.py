@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """side-by-side.py FOLDER [--rounds N] [--only WORD]: times diskferry against qemu-img and sha256sum on the same images in one run.
 
-Needs qemu-img, mkfs.ext4, about 30 GiB free in FOLDER and `cargo build --release`. The image is 8 GiB raw, ext4 filled from
+Needs qemu-img, mkfs.ext4, tar, about 30 GiB free in FOLDER and `cargo build --release`. The image is 8 GiB raw, ext4 filled from
 /usr, in the page cache. A run counts until its target is on stable storage: both sides are synced before the clock stops.
 Programs take turns; the best of the rounds counts. Prints seconds, the ratio to diskferry, the peak memory, and what
 the target occupies.
@@ -69,8 +69,8 @@ def race(title, contestants, source, target, rounds):
         print(f"  {name:<32} {seconds:8.2f} s  {seconds / ours:6.2f} x  {memory:6.0f} MiB  {size:8.1f} MB", flush=True)
 
 
-def prepare(folder):
-    """The image and its copies in other formats, made once by qemu-img."""
+def prepare(folder, wanted):
+    """The image, and the copies of it that are wanted, made once by qemu-img; the package by diskferry."""
     raw = folder / "bench.raw"
     if not raw.exists():
         part = folder / "bench.part"
@@ -88,7 +88,7 @@ def prepare(folder):
         "bench-zstd.qcow2": ["-c", "-O", "qcow2", "-o", "compression_type=zstd"],
     }
     for name, options in copies.items():
-        if not (folder / name).exists():
+        if name in wanted and not (folder / name).exists():
             part = folder / (name + ".part")
             subprocess.run(["qemu-img", "convert", *FAST, *options, raw, part], check=True)
             part.rename(folder / name)
@@ -96,10 +96,10 @@ def prepare(folder):
         "empty.qcow2": ["qemu-img", "create", "-q", "-f", "qcow2", folder / "empty.qcow2", "64T"],
         "empty.vhdx": ["qemu-img", "create", "-q", "-f", "vhdx", "-o", "block_size=2M", folder / "empty.vhdx", "64T"],
         "empty.raw": ["truncate", "-s", "2040G", folder / "empty.raw"],
+        "bench.ova": [DISKFERRY, "convert", raw, folder / "bench.ova", "--name", "bench"],
     }.items():
-        if not (folder / name).exists():
+        if name in wanted and not (folder / name).exists():
             subprocess.run(command, check=True)
-    return raw
 
 
 def vmdk_cases(folder):
@@ -173,6 +173,33 @@ def compressed_cases(folder):
         }, path, out
 
 
+def package_cases(folder):
+    """What people do today: tar, qemu-img, sha256sum, one after the other."""
+    raw, ova = folder / "bench.raw", folder / "bench.ova"
+    for title, ours, theirs in [
+        ("bench.ova -> xva (tar and qemu-img: raw)", "xva", ["-O", "raw"]),
+        ("bench.ova -> qcow2", "qcow2", ["-O", "qcow2"]),
+        ("bench.ova -> vhd", "vhd", VPC),
+    ]:
+        out, unpacked = folder / f"out.{ours}", folder / "out.files"
+        convert = " ".join(["qemu-img convert -f vmdk", *FAST, *theirs])
+        yield title, {
+            "diskferry": [DISKFERRY, "convert", ova, out],
+            "tar -x, qemu-img -W -m 16": ["sh", "-c", f"""
+                mkdir -p '{unpacked}' && tar -xf '{ova}' -C '{unpacked}' &&
+                {convert} '{unpacked}'/bench-disk1.vmdk '{out}' && rm -r '{unpacked}'"""],
+        }, ova, out
+    out, vmdk = folder / "out.ova", folder / "out.vmdk"
+    yield "bench.raw -> ova", {
+        "diskferry": [DISKFERRY, "convert", raw, out, "--name", "bench"],
+        "qemu-img, sha256sum, tar": ["sh", "-c", f"""
+            qemu-img convert -f raw -O vmdk -o subformat=streamOptimized '{raw}' '{vmdk}' &&
+            sha256sum '{vmdk}' >'{vmdk}.mf' && tar -cf '{out}' -C '{folder}' out.vmdk.mf out.vmdk &&
+            rm '{vmdk}' '{vmdk}.mf'"""],
+    }, raw, out
+    yield "bench.ova -> ova", {"diskferry": [DISKFERRY, "convert", ova, out]}, ova, out
+
+
 def reading_cases(folder):
     raw, qcow2, out = folder / "bench.raw", folder / "bench.qcow2", folder / "out"
     yield "compare bench.raw bench.qcow2", {
@@ -195,11 +222,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="only cases whose title contains this")
     arguments = parser.parse_args()
-    prepare(arguments.folder)
     folder = arguments.folder
-    cases = [*convert_cases(folder), *vmdk_cases(folder), *compressed_cases(folder), *reading_cases(folder)]
+    cases = [*convert_cases(folder), *vmdk_cases(folder), *compressed_cases(folder), *package_cases(folder)]
+    cases += reading_cases(folder)
     for title, contestants, source, target in cases:
         if arguments.only in title:
+            # Also what is compared with it.
+            prepare(folder, title)
             rounds = 1 if source.stat().st_size > 1 << 40 else arguments.rounds
             race(title, contestants, source, target, rounds)
 

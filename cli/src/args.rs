@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
-/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images. Zeros are skipped, all cores are used, and the target
+/// Reads and writes raw, VHD, VHDX, VMDK, qcow2 and VDI images, and OVA, OVF, XVA and VMX packages. Zeros are skipped, all cores are used, and the target
 /// appears whole or not at all. Exit codes: 0 done; 1 different (compare) or damaged (check); 2 usage; 3 image malformed or unsupported; 4 I/O error;
 /// 5 refused for safety; 130 interrupted.
 #[derive(Debug, Parser)]
@@ -52,20 +52,21 @@ impl Verb {
     }
 }
 
-/// Make a copy of a disk in another format.
+/// Make a copy of a disk in another format, or of a machine in another package.
 ///
 /// The copy is written beside its name and put in place when it is complete and on stable storage. DST may be a block
-/// device (-O raw), or - for standard output (raw, fixed VHD, streamOptimized VMDK).
+/// device (-O raw), or - for standard output (raw, fixed VHD, streamOptimized VMDK, OVA, XVA). Of a package, the one disk
+/// (or --disk N) is converted; a folder as DST takes all of them.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// The image to read
+    /// The image or package to read
     pub source: PathBuf,
-    /// The image to make
+    /// The image or package to make
     pub target: PathBuf,
-    /// Format of SRC: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
+    /// Format of SRC: raw, vhd, vhdx, vmdk, qcow2, vdi, ova, ovf, xva, vmx or toml; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
-    /// Format of DST; without it, what its extension says
+    /// Format of DST, also ova, ovf, xva or vmx; without it, what its extension says
     #[arg(short = 'O', long, value_name = "FMT")]
     pub target_format: Option<String>,
     /// Options of the target format, or of the disks in a package; "-o help" lists them
@@ -185,7 +186,7 @@ fn manifest(text: &str) -> Result<Manifest, String> {
     Ok(Manifest::Digest(algorithm))
 }
 
-/// Show what an image is.
+/// Show what an image is, or a package and the machines in it.
 #[derive(Debug, Args)]
 pub struct Info {
     /// The image
@@ -256,7 +257,7 @@ pub struct Measure {
     pub output: Output,
 }
 
-/// Look for damage in an image.
+/// Look for damage in an image or a package.
 ///
 /// Tables that contradict each other or lead nowhere, refcounts that do not count what is used, compressed blocks whose
 /// checksum is wrong. Plain data is not read; it carries no mark of being whole. What a delta stands on is not looked

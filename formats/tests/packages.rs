@@ -106,7 +106,7 @@ fn a_hundred_thousand_members_are_gone_through_soon() {
     let mut index = Index::read(&storage).expect("an export");
     let disk = index.disks.pop().expect("a disk");
     assert_eq!((disk.end, disk.stretches.len()), (100_000, 1));
-    let source = XvaSource::new(storage, disk, 100_000).expect("a disk");
+    let source = XvaSource::new(storage, std::sync::Arc::new(disk), 100_000).expect("a disk");
     assert_eq!(run_at(&source, 99_999, u64::MAX).expect("a run").len, 1);
     assert_eq!(source.size(), 100_000);
 }

@@ -22,8 +22,8 @@ const DEPTH: usize = 64;
 /// Parts that a file may be in.
 const CHUNKS_MAX: u64 = 100_000;
 
-/// Bytes that an image may have besides its disk, packed in a file.
-const MOST_TABLES: u64 = 64 << 20;
+/// Bytes that an image in a packed file may have besides its disk, and besides a 64th of that for its tables.
+const MOST_TABLES: u64 = 8 << 20;
 
 /// What a disk without a file is stored as.
 const EMPTY: &str = "empty";
@@ -232,7 +232,9 @@ impl Opener<'_> {
             return Ok(storage);
         }
         let most = image.capacity.map_or(u64::MAX, |capacity| {
-            capacity.saturating_mul(2).saturating_add(MOST_TABLES)
+            capacity
+                .saturating_add(capacity / 64)
+                .saturating_add(MOST_TABLES)
         });
         unpacked(storage, most)
     }
