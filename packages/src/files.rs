@@ -28,8 +28,6 @@ pub struct Archive {
     members: BTreeMap<String, StorageRef>,
     /// Whether the zeros that end an archive are there.
     pub is_closed: bool,
-    /// Whether a name begins with `./`, or is in a folder.
-    pub has_folders: bool,
 }
 
 /// The folder of a description.
@@ -49,14 +47,12 @@ impl Archive {
             names: Vec::new(),
             members: BTreeMap::new(),
             is_closed: false,
-            has_folders: false,
         };
         let mut members = Members::new(storage.as_ref());
         while let Some(member) = members.next_file()? {
             let in_place = |e: Error| e.at(member.header).in_file(storage.path());
             let href = Href::new(member.name.clone());
             let name = href.relative().map_err(in_place)?.to_owned();
-            archive.has_folders |= name != member.name || name.contains('/');
             if archive.names.len() >= MEMBERS_MAX {
                 let error = Error::limit("package", "has too many members");
                 return Err(in_place(error.expected(format!("at most {MEMBERS_MAX}"))));
@@ -75,6 +71,29 @@ impl Archive {
         }
         archive.is_closed = members.is_closed();
         Ok(archive)
+    }
+
+    /// Leaves out `folder` (`web/`) in front of the names that have it: where a description stands, its files do.
+    ///
+    /// # Errors
+    /// `Malformed` when a name would come twice then.
+    pub fn enter(&mut self, folder: &str) -> Result<()> {
+        for name in &mut self.names {
+            let Some(bare) = name.strip_prefix(folder).map(str::to_owned) else {
+                continue;
+            };
+            if let Some(member) = self.members.remove(name)
+                && self.members.insert(bare.clone(), member).is_some()
+            {
+                return Err(
+                    Error::malformed("package", "a file stands in two places of it")
+                        .found(format!("{bare:?} and {name:?}"))
+                        .in_file(&self.path),
+                );
+            }
+            *name = bare;
+        }
+        Ok(())
     }
 
     /// The member of this name.

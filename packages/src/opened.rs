@@ -74,9 +74,16 @@ pub fn open(file: StorageRef, kind: Kind, context: &OpenContext) -> Result<Opene
     match kind {
         Kind::Xva => open_xva(file),
         Kind::Ova => {
-            let archive = Archive::read(&file)?;
-            let name = descriptor(&archive, &file)?;
+            let mut archive = Archive::read(&file)?;
+            let mut name = descriptor(&archive, &file)?;
             let mut warnings = Vec::new();
+            if let Some((folder, own)) = name.clone().rsplit_once('/') {
+                warnings.push(format!(
+                    "its files are in the folder {folder}: many importers do not find them"
+                ));
+                archive.enter(&format!("{folder}/"))?;
+                name = own.to_owned();
+            }
             if !archive.is_closed {
                 warnings.push("the archive has no end: it may have been cut off".to_owned());
             }
