@@ -53,6 +53,21 @@ pub struct Source {
 }
 
 impl Source {
+    /// The disk image at `path`.
+    pub fn of_image(path: &Path, image: Image) -> Source {
+        let tip = image.tip();
+        Source {
+            path: path.to_owned(),
+            format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
+            file_size: tip.map_or(0, |tip| tip.file_size()),
+            image,
+            is_packaged: false,
+            is_blank: false,
+            pending: Vec::new(),
+            salvage: false,
+        }
+    }
+
     /// Starts to compute the digests that the disk's files should have, and answers the condition that they have them.
     pub fn watch(&mut self, cancel: &Arc<AtomicBool>) -> Option<Condition> {
         watch(self.take_pending(), cancel, self.salvage)
@@ -127,16 +142,9 @@ pub fn disk_or_image(
     {
         image.storages.push(found.outermost);
     }
-    let tip = image.tip();
     Ok(Source {
-        path: path.to_owned(),
-        format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
-        file_size: tip.map_or(0, |tip| tip.file_size()),
-        image,
-        is_packaged: false,
-        is_blank: false,
-        pending: Vec::new(),
         salvage: context.salvage,
+        ..Source::of_image(path, image)
     })
 }
 

@@ -237,7 +237,7 @@ impl Setting {
     /// Whether a machine has a field for what it says.
     pub fn is_fact(&self) -> bool {
         let is_such = |key: &&str| key.eq_ignore_ascii_case(&self.key);
-        self.family != SettingFamily::Xen && FACTS.iter().any(|key| is_such(&key))
+        self.family != SettingFamily::Xen && FACTS.iter().any(is_such)
     }
 }
 
