@@ -90,8 +90,9 @@ pub fn watch(
         return Some(holds);
     }
     Some(Arc::new(move || {
-        if let Err(error) = holds() {
-            report::warning(&error.to_string());
+        match holds() {
+            Err(transfer::Error::Image(error)) => report::warning(&error.to_string()),
+            other => other?,
         }
         Ok(())
     }))
@@ -271,6 +272,10 @@ pub fn judge_package(opened: &Opened, salvage: bool) -> Result<(), Failure> {
 pub fn say_package(opened: &Opened) {
     let all = opened.warnings.iter().chain(&opened.seal.damage);
     all.for_each(|warning| report::warning(&format!("{}: {warning}", opened.path().display())));
+    let is_sealable = matches!(opened.kind, Kind::Ova | Kind::Ovf) && opened.seal.damage.is_empty();
+    if opened.seal.manifest.is_none() && is_sealable {
+        report::note("the package has no manifest: nothing vouches for its files");
+    }
 }
 
 /// Fails when a machine or a disk is chosen of what is no package.

@@ -25,7 +25,7 @@ const MOST_FILES: usize = 4096;
 pub struct ReferencePolicy {
     allowed: Vec<PathBuf>,
     /// Files that are at hand already, by their names.
-    given: Option<HashMap<OsString, StorageRef>>,
+    given: Option<Arc<HashMap<OsString, StorageRef>>>,
 }
 
 impl ReferencePolicy {
@@ -52,7 +52,7 @@ impl ReferencePolicy {
     pub fn only(files: Vec<(OsString, StorageRef)>) -> ReferencePolicy {
         ReferencePolicy {
             allowed: Vec::new(),
-            given: Some(files.into_iter().collect()),
+            given: Some(Arc::new(files.into_iter().collect())),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use formats::tar::Members;
 use formats::{Error, ErrorKind, OpenContext, ReferencePolicy, Result, SliceStorage, StorageRef};
@@ -11,6 +11,9 @@ use machines::href::Href;
 
 /// Members that an archive may have.
 const MEMBERS_MAX: usize = 100_000;
+
+/// Bytes of the names of all members.
+const NAMES_MAX: usize = 16 << 20;
 
 /// Where the files of a package are.
 pub enum Files {
@@ -26,6 +29,8 @@ pub struct Archive {
     /// Names in the order of the archive.
     pub names: Vec<String>,
     members: BTreeMap<String, StorageRef>,
+    /// The same for images that name each other; made when it is first asked for.
+    references: OnceLock<ReferencePolicy>,
     /// Whether the zeros that end an archive are there.
     pub is_closed: bool,
 }
@@ -46,9 +51,11 @@ impl Archive {
             path: storage.path().to_owned(),
             names: Vec::new(),
             members: BTreeMap::new(),
+            references: OnceLock::new(),
             is_closed: false,
         };
         let mut members = Members::new(storage.as_ref());
+        let mut total = 0;
         while let Some(member) = members.next_file()? {
             let in_place = |e: Error| e.at(member.header).in_file(storage.path());
             let href = Href::new(member.name.clone());
@@ -56,6 +63,13 @@ impl Archive {
             if archive.names.len() >= MEMBERS_MAX {
                 let error = Error::limit("package", "has too many members");
                 return Err(in_place(error.expected(format!("at most {MEMBERS_MAX}"))));
+            }
+            total += name.len();
+            if total > NAMES_MAX {
+                let error = Error::limit("package", "the names of its members are too long");
+                return Err(in_place(
+                    error.expected(format!("at most {NAMES_MAX} bytes")),
+                ));
             }
             let path = storage.path().join(&name);
             let slice = SliceStorage::named(storage.clone(), member.offset, member.len, &path)?;
@@ -141,9 +155,12 @@ impl Files {
     pub fn references(&self) -> ReferencePolicy {
         match self {
             Files::Archive(archive) => {
-                let members = archive.members.iter();
-                let named = members.map(|(name, storage)| (OsString::from(name), storage.clone()));
-                ReferencePolicy::only(named.collect())
+                let make = || {
+                    let named = archive.members.iter();
+                    let named = named.map(|(name, file)| (OsString::from(name), file.clone()));
+                    ReferencePolicy::only(named.collect())
+                };
+                archive.references.get_or_init(make).clone()
             }
             Files::Folder(folder) => folder.references.clone(),
         }

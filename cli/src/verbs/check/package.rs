@@ -133,7 +133,12 @@ fn files(opened: &Opened, work: &Work, answer: &mut Answer) -> Result<(), Failur
         };
         let entries = opened.seal.entries(&entry.name);
         let checked = Pending::unwatched(file, entries).check(work.cancel());
-        answer.unless_damage(checked)?;
+        match checked {
+            Err(transfer::Error::Image(error)) => {
+                answer.unless_damage(Err(error)).map(|_: Option<()>| ())?
+            }
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -56,11 +56,6 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
             adapter: None,
         });
     }
-    let made_folder = !arguments.target().exists();
-    if made_folder {
-        std::fs::create_dir(arguments.target())
-            .map_err(|e| Error::io("create", e).in_file(arguments.target()))?;
-    }
     let work = Work::new(arguments.reading.jobs)?.salvaging(job.context.salvage);
     let watch = |pending| source::watch(pending, work.cancel(), job.context.salvage);
     let profile = job.profile.filter(|p| format_of(p.disk.0) == job.format);
@@ -78,6 +73,11 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
         seed: Vec::new(),
         watch: &watch,
     };
+    let made_folder = !arguments.target().exists();
+    if made_folder {
+        std::fs::create_dir(arguments.target())
+            .map_err(|e| Error::io("create", e).in_file(arguments.target()))?;
+    }
     let (folder, force) = (arguments.target(), arguments.force);
     let started = Instant::now();
     let made = work.watched(&arguments.output, |setting| {

@@ -58,6 +58,11 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let format = match target {
         Named::Disk(format) => format,
+        Named::Package(Kind::Toml) => {
+            return Err(Error::usage("-O toml", "is no package")
+                .hint("info --toml prints the machine")
+                .into());
+        }
         Named::Package(kind) => return package::run(arguments, kind, profile, &context),
     };
     described::refuse(arguments)?;
