@@ -32,6 +32,7 @@ fn images_in_a_folder_end_where_they_should() {
     ] {
         for verify in [&["--verify"][..], &[]] {
             let target = folder.file("out");
+            fs::create_dir(&target).expect("a folder");
             run_ok(
                 &[
                     &["convert", s(&ova), s(&target) as &str, "--force"],
