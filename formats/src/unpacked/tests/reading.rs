@@ -206,6 +206,26 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn of_several_storages_two_hold_pages() {
+    let mut random = Random(5);
+    let noise: Vec<u8> = (0..12 << 17)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect();
+    let packed = pack_at(Packing::Gzip, &noise, 0);
+    let pool = Pool::default();
+    let all: Vec<_> = (0..4)
+        .map(|_| open(Packing::Gzip, packed.clone()).unwrap().sharing(&pool))
+        .collect();
+    for round in 0..3 {
+        for one in &all {
+            assert!(read(one, 1 << 20, 3 << 20) == noise[1 << 20..4 << 20]);
+            let holders = all.iter().filter(|one| one.lock().pages.bytes() > 0);
+            assert!(holders.count() <= 2, "{round}");
+        }
+    }
+}
+
+#[test]
 fn pages_of_zeros_are_holes_that_nobody_unpacks() {
     let mut bytes = content(20 << 20);
     bytes[3 << 20..15 << 20].fill(0);
