@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::super::Pool;
 use super::super::entry::Kind;
 use super::super::{PAGE, Packing, ROOM, ROOM_MIN, room};
 use super::{ALL, Random, content, forget, memory, open, pack, pack_at, read};
