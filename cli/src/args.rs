@@ -25,6 +25,7 @@ pub enum Verb {
     Map(Map),
     Measure(Measure),
     Check(Check),
+    Resize(Resize),
     Compare(Compare),
     Digest(Digest),
     /// Print the completions for a shell
@@ -45,6 +46,7 @@ impl Verb {
             Verb::Map(v) => v.json,
             Verb::Measure(v) => v.output.json,
             Verb::Check(v) => v.output.json,
+            Verb::Resize(v) => v.json,
             Verb::Compare(v) => v.output.json,
             Verb::Digest(v) => v.output.json,
             Verb::Completions { .. } | Verb::Man => false,
@@ -287,6 +289,67 @@ pub struct Check {
     pub jobs: Option<usize>,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Change the size of a disk where it stands.
+///
+/// What is added reads as zeros. With --shrink a disk becomes smaller, if nothing lies behind the new end: no partition, no
+/// end of a GPT, nothing but zeros. A crash at any point leaves the old size or the new one, and all of the content.
+///
+/// Raw, VHD, VHDX, qcow2, VDI; VMDKs that are monolithicFlat, monolithicSparse or vmfs. A block device has the size that it
+/// has. The image must not be in use. Images that stand on this one (checkpoints, overlays, linked clones) cannot be found
+/// from it: do not resize an image that has any. Room inside dynamic images is not given back; "convert" does that.
+#[derive(Debug, Args)]
+pub struct Resize {
+    /// The image
+    pub image: PathBuf,
+    /// The new size (20G), or what is added to the old one (+10G)
+    #[arg(value_parser = new_size)]
+    pub size: NewSize,
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Let the disk become smaller, if nothing lies behind the new end
+    #[arg(long)]
+    pub shrink: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A size to go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewSize {
+    /// This one.
+    To(u64),
+    /// So much more.
+    More(u64),
+}
+
+impl NewSize {
+    /// The size that a disk of `old` bytes gets.
+    ///
+    /// # Errors
+    /// `Limit` when that is no size.
+    pub fn of(self, old: u64) -> Result<u64, formats::Error> {
+        let size = match self {
+            NewSize::To(size) => Some(size),
+            NewSize::More(more) => old.checked_add(more),
+        };
+        size.ok_or_else(|| {
+            formats::Error::limit("disk", "would be larger than any disk").found(old)
+        })
+    }
+}
+
+fn new_size(text: &str) -> Result<NewSize, String> {
+    let parsed = match text.strip_prefix('+') {
+        Some(more) => formats::options::parse_size(more).map(NewSize::More),
+        None => size(text).ok().map(NewSize::To),
+    };
+    parsed.ok_or_else(|| "a size like 20G, or +10G for so much more".to_owned())
 }
 
 /// Tell whether two images hold the same disk.

@@ -36,6 +36,7 @@ pub mod footer;
 pub mod geometry;
 mod info;
 pub mod locator;
+mod resize;
 pub mod source;
 pub mod target_dynamic;
 pub mod target_fixed;
@@ -59,6 +60,8 @@ use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
 };
 use crate::error::{Error, Result};
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
 use crate::reference;
@@ -106,6 +109,10 @@ impl Driver for VhdDriver {
         }
     }
 
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(&layer.storage, size)
+    }
+
     fn options(&self) -> &'static [OptionSpec] {
         OPTIONS
     }
@@ -118,21 +125,7 @@ impl Driver for VhdDriver {
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("vhd")?;
         options.check_alone("vhd")?;
-        let size = match size.checked_next_multiple_of(512) {
-            Some(0) => {
-                return Err(
-                    Error::unsupported("disk", "a VHD cannot hold a disk of no size")
-                        .found("0 bytes")
-                        .expected("at least 1 byte"),
-                );
-            }
-            Some(rounded) if rounded <= MAX_DISK_SIZE => rounded,
-            _ => {
-                return Err(Error::limit("disk", "is too large for a VHD")
-                    .found(format!("{size} bytes"))
-                    .expected(format!("at most {MAX_DISK_SIZE} bytes (2040 GiB)")));
-            }
-        };
+        let size = disk_size(size)?;
         let kinds = [("dynamic", DiskType::Dynamic), ("fixed", DiskType::Fixed)];
         let fixed = options.choice("subformat", &kinds)? == DiskType::Fixed;
         let block_size = options.size("block_size", *BLOCK_SIZES.end())?;
@@ -157,6 +150,21 @@ impl Driver for VhdDriver {
         } else {
             Box::new(DynamicTarget::new(size, block_size)?)
         })
+    }
+}
+
+/// The size that a disk of `size` bytes has in a VHD: whole sectors.
+fn disk_size(size: u64) -> Result<u64> {
+    match size.checked_next_multiple_of(512) {
+        Some(0) => Err(
+            Error::unsupported("disk", "a VHD cannot hold a disk of no size")
+                .found("0 bytes")
+                .expected("at least 1 byte"),
+        ),
+        Some(rounded) if rounded <= MAX_DISK_SIZE => Ok(rounded),
+        _ => Err(Error::limit("disk", "is too large for a VHD")
+            .found(format!("{size} bytes"))
+            .expected(format!("at most {MAX_DISK_SIZE} bytes (2040 GiB)"))),
     }
 }
 
