@@ -28,6 +28,7 @@
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `new_image` | the options of a new image |
 //! | `check` | every use of every cluster against the refcounts; repairing them |
+//! | `resize`, `new_clusters` | another size for an image that is there; clusters behind its end |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Of encrypted images only those
@@ -43,10 +44,12 @@ mod header;
 mod l1;
 mod l2;
 mod layer;
+mod new_clusters;
 mod new_image;
 mod packed_space;
 mod packer;
 mod refcount;
+mod resize;
 mod snapshots;
 mod source;
 pub mod target;
@@ -60,7 +63,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext, Repaired};
 use crate::error::Result;
-use crate::in_place::InPlace;
+use crate::in_place::{InPlace, Plan};
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -110,6 +114,10 @@ impl Driver for Qcow2Driver {
         cancel: &AtomicBool,
     ) -> Result<Repaired> {
         check::repair(storage, out, cancel)
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(layer, size)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
