@@ -29,6 +29,7 @@ pub mod block_map;
 mod check;
 pub mod header;
 mod layer;
+mod resize;
 pub mod source;
 pub mod target;
 
@@ -38,6 +39,8 @@ use std::sync::atomic::AtomicBool;
 use self::header::{ImageType, SECTOR, SIGNATURE, SIGNATURE_OFFSET};
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, LayerInfo, OpenContext};
 use crate::error::Result;
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -80,6 +83,10 @@ impl Driver for VdiDriver {
         cancel: &AtomicBool,
     ) -> Result<CheckReport> {
         check::check(storage, context, cancel)
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(&layer.storage, size)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
