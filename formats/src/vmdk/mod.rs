@@ -36,6 +36,8 @@ mod layer;
 mod marker;
 mod new_image;
 mod rebuild;
+mod resize;
+mod resized_text;
 mod sesparse;
 mod sparse_layout;
 mod target_extents;
@@ -49,6 +51,8 @@ use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -86,6 +90,10 @@ impl Driver for VmdkDriver {
         _cancel: &AtomicBool,
     ) -> Result<CheckReport> {
         Ok(check::check(storage, context)?.into())
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(layer, size)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
