@@ -90,6 +90,15 @@ pub struct Convert {
     /// Zeros of at least this size are not stored; 0 stores everything
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,
+    /// Make the disk this large (20G), or larger by so much (+10G): what is added reads as zeros
+    #[arg(long, value_name = "SIZE", value_parser = new_size)]
+    pub size: Option<NewSize>,
+    /// With --size: let the disk become smaller, if nothing lies behind the new end
+    #[arg(long, requires = "size")]
+    pub shrink: bool,
+    /// Move the copy of a GPT to where the disk ends by now
+    #[arg(long)]
+    pub fix_gpt: bool,
     /// Read the target back and compare it with what was read; prints the BLAKE3 of the guest content
     #[arg(long)]
     pub verify: bool,
@@ -312,6 +321,9 @@ pub struct Resize {
     /// Let the disk become smaller, if nothing lies behind the new end
     #[arg(long)]
     pub shrink: bool,
+    /// Move the copy of a GPT to the new end; +0 as size does nothing else
+    #[arg(long)]
+    pub fix_gpt: bool,
     #[command(flatten)]
     pub opening: Opening,
     /// Print one JSON object

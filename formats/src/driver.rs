@@ -334,6 +334,15 @@ pub trait Driver: Sync {
         .hint("convert --size makes a copy of another size"))
     }
 
+    /// Gives a place in the image to all of `range` of the disk that has none, so that it can be overwritten there. What
+    /// the disk holds stays the same. The image stands on no other one.
+    ///
+    /// # Errors
+    /// As [`Driver::resize`].
+    fn allocate(&self, layer: &LayerFile, _range: Range<u64>) -> Result<Plan> {
+        Ok(Plan::new(layer.source.size()))
+    }
+
     /// Calls `visit` with the ranges of the disk that the dirty bitmap called `bitmap` says were written.
     ///
     /// # Errors

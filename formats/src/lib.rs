@@ -89,7 +89,7 @@ pub use probe::{format_by_extension, probe};
 pub use reader::RunReader;
 pub use reference::ReferencePolicy;
 pub use source::{BlockSource, Mapping, Run, run_at};
-pub use stack::{Concat, Stack, Window};
+pub use stack::{Concat, Patched, Stack, Window};
 pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
 pub use target::{
     BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Preallocation, Summary,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::in_place::Plan;
 use crate::open::{Image, LayerFile};
 use crate::reader::RunReader;
-use crate::source::{BlockSource, Mapping, Run, run_at};
+use crate::source::{BlockSource, Mapping, Run, mapped, run_at};
 use crate::stack::Stack;
 use crate::storage::StorageRef;
 use crate::target::PART;
@@ -72,6 +72,57 @@ fn planned(image: &Image, tip: &LayerFile, size: u64, context: &OpenContext) -> 
         blank(&mut plan, tip, after.source.as_ref(), old)?;
     }
     Ok(plan)
+}
+
+/// How all of `range` of the disk gets a place in the image that was named, where it has none. Its content stays.
+///
+/// # Errors
+/// `Refused` for an image that stands on another one; as [`plan`].
+pub fn allocate(image: &Image, range: Range<u64>) -> Result<Plan> {
+    let Some(tip) = image.tip() else {
+        return Err(Error::malformed("chain", "has no layer"));
+    };
+    if image.layers.len() > 1 {
+        return Err(Error::refused("image", "stands on another one").in_file(&tip.path));
+    }
+    let plan = driver(tip.info.format).allocate(tip, range);
+    plan.map_err(|e| e.in_file(&tip.path))
+}
+
+/// How `bytes` get to `offset` of the disk, all of which has a place in the image that was named.
+///
+/// # Errors
+/// `Refused` where that place is not one to write to.
+pub fn overwrite(tip: &LayerFile, plan: &mut Plan, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(done as u64);
+        // Not through holes of the file: they have a place, too.
+        let run = mapped(tip.source.as_ref(), at, rest.len() as u64)?;
+        let place = place_of(tip, &run).ok_or_else(|| {
+            Error::refused("disk", "has no place there that can be written to")
+                .at(at)
+                .in_file(&tip.path)
+        })?;
+        let now = rest.get(..run.len as usize).unwrap_or(rest);
+        plan.write(place, now);
+        done += now.len();
+    }
+    Ok(())
+}
+
+/// Where in the files of an image a run stands, if it is stored as it is in one of them.
+fn place_of(tip: &LayerFile, run: &Run) -> Option<u64> {
+    let Mapping::Stored { storage, offset } = &run.mapping else {
+        return None;
+    };
+    let end = offset.checked_add(run.len)?;
+    let files = parts(tip);
+    let mut numbers = (0..).zip(&files);
+    let (part, _) = numbers.find(|(_, file)| {
+        file.path() == storage.path() && !storage.is_encrypted() && end <= file.len()
+    })?;
+    Some(part * PART + offset)
 }
 
 /// The image as it will be, without its parents.
@@ -171,21 +222,8 @@ fn blank(plan: &mut Plan, tip: &LayerFile, after: &dyn BlockSource, old: u64) ->
             .at(at)
             .hint("convert --size makes a copy of another size")
         };
-        let Mapping::Stored { storage, offset } = &run.mapping else {
-            return Err(refused());
-        };
-        let files = parts(tip);
-        let mut numbers = (0..).zip(&files);
-        let part = numbers.find(|(_, file)| {
-            !plan.is_shared
-                && file.path() == storage.path()
-                && !storage.is_encrypted()
-                && offset + run.len <= file.len()
-        });
-        let Some((part, _)) = part else {
-            return Err(refused());
-        };
-        zeros.zero(part * PART + offset, run.len);
+        let place = place_of(tip, run).filter(|_| !plan.is_shared);
+        zeros.zero(place.ok_or_else(refused)?, run.len);
         Ok(true)
     })?;
     if !zeros.is_empty() {

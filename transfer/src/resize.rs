@@ -2,10 +2,63 @@
 
 use std::ops::Range;
 
+use formats::reader::read_guest;
 use formats::resize::first_data;
 use formats::{BlockSource, Error, Result};
 
 use crate::partitions::Partitions;
+use crate::partitions::gpt::GptMove;
+
+/// Fails when a disk is not to become as small as `size` bytes: without `shrink` never, with it when that loses something.
+///
+/// # Errors
+/// As [`refuse_loss`].
+pub fn check_shrinking(
+    source: &dyn BlockSource,
+    size: u64,
+    shrink: bool,
+    moves_gpt: bool,
+) -> Result<()> {
+    if size >= source.size() {
+        return Ok(());
+    }
+    if shrink {
+        return refuse_loss(source, size, moves_gpt);
+    }
+    Err(Error::refused("disk", "would become smaller")
+        .found(format!("{size} bytes"))
+        .expected(format!("at least {}", source.size()))
+        .hint("--shrink allows it, if nothing lies behind the new end"))
+}
+
+/// What has to be written so that the GPT of a disk fits to `size` bytes; nothing where there is none, or it does.
+///
+/// # Errors
+/// `Refused` when something is in its way; those of reading the disk.
+pub fn gpt_move(source: &dyn BlockSource, size: u64) -> Result<Option<GptMove>> {
+    let Some(gpt) = Partitions::read(source)?.gpt else {
+        return Ok(None);
+    };
+    if gpt.fits(size) {
+        return Ok(None);
+    }
+    let (room, backup) = (gpt.room(size), gpt.backup());
+    let end = room.end.min(source.size());
+    let start = room.start.min(end);
+    let before = start..backup.start.clamp(start, end);
+    let behind = backup.end.clamp(start, end)..end;
+    for range in [before, behind] {
+        if let Some(at) = first_data(source, range)? {
+            return Err(
+                Error::refused("GPT", "something lies where its copy has to go")
+                    .found(format!("data at byte {at}")),
+            );
+        }
+    }
+    let mut front = vec![0; gpt.sector().min(source.size()) as usize];
+    read_guest(source, 0, &mut front)?;
+    gpt.moved(&front, size).map(Some)
+}
 
 /// Fails when something lies at or behind byte `size` of the disk: a partition, the end of a GPT, or anything that is not
 /// zero. With `moves_gpt`, the copy of the GPT at the end is none of it.

@@ -85,6 +85,11 @@ impl Gpt {
         }))
     }
 
+    /// Bytes of a sector.
+    pub fn sector(&self) -> u64 {
+        self.sector
+    }
+
     /// The partitions that it names.
     pub fn partitions(&self) -> Vec<Partition> {
         let size = self.copy.header.entry_size.get().max(1) as usize;

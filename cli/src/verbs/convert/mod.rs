@@ -49,7 +49,10 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let format = match target {
         Named::Disk(format) => format,
-        Named::Package(kind) => return package::run(arguments, kind, profile, &context),
+        Named::Package(kind) => {
+            refuse_sizes(arguments, "a package")?;
+            return package::run(arguments, kind, profile, &context);
+        }
     };
     described::refuse(arguments)?;
     let job = DiskJob {
@@ -59,6 +62,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         context: &context,
     };
     if !to_stdout && is_folder(&arguments.target) {
+        refuse_sizes(arguments, "a folder")?;
         return folder::run(&job);
     }
     let mut source = source::disk(
@@ -84,6 +88,21 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         report::text(&outcome.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails when a size is asked for, and more than one disk may be made.
+fn refuse_sizes(arguments: &args::Convert, target: &str) -> Result<(), Failure> {
+    let option = match (arguments.size, arguments.fix_gpt) {
+        (Some(_), _) => "--size",
+        (None, true) => "--fix-gpt",
+        (None, false) => return Ok(()),
+    };
+    Err(Error::usage(
+        option,
+        format!("goes with a single disk, and the target is {target}"),
+    )
+    .hint("make a disk of another size first")
+    .into())
 }
 
 /// Whether a target is a folder, by its name or because it is one.
