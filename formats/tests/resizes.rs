@@ -6,8 +6,9 @@ mod common;
 use common::in_place::Files;
 use common::written::{self, Model};
 use common::{Random, samples};
+use formats::resize::overwrite;
 use formats::vhd::footer::{DiskType, Footer};
-use formats::{ErrorKind, Format};
+use formats::{ErrorKind, Format, Plan};
 
 /// Sizes to go to from `old` bytes: near and far, and back.
 fn sizes(old: u64) -> Vec<u64> {
@@ -312,4 +313,54 @@ fn what_the_command_writes_gets_any_size() {
         assert_eq!(again.damage(), image.damage(), "{what}");
         again.resizes_safely(2 << 20, &what);
     }
+}
+
+#[test]
+fn places_are_made_without_a_change_of_content() {
+    let model: Model = vec![
+        (0, Random::new(7).bytes(300_000)),
+        (1_500_000, Random::new(8).bytes(500)),
+    ];
+    for (format, options) in [
+        (Format::Raw, ""),
+        (Format::Vhd, "subformat=fixed"),
+        (Format::Vhd, "block_size=64k"),
+        (Format::Qcow2, "cluster_size=512"),
+        (Format::Qcow2, "cluster_size=4k,refcount_bits=1"),
+        (
+            Format::Qcow2,
+            "cluster_size=16k,extended_l2=on,refcount_bits=64",
+        ),
+        (Format::Vdi, "subformat=dynamic"),
+        (Format::Vhdx, "subformat=dynamic,block_size=1M"),
+        (Format::Vmdk, "subformat=monolithicSparse"),
+        (Format::Vmdk, "subformat=monolithicFlat"),
+    ] {
+        let image = match options {
+            "" => Files::one(format, Random::new(3).bytes(5000)),
+            options => written(format, 5 << 20, options, &model),
+        };
+        let size = image.content().len() as u64;
+        let what = format!("{format} {options}");
+        for range in [0..1024, size - 20_000.min(size)..size] {
+            let after = image.allocates_safely(range.clone(), &what);
+            assert_eq!(after.damage(), image.damage(), "{what}");
+            let bytes = Random::new(9).bytes((range.end - range.start) as usize);
+            let (log, _) = after
+                .change(|image, _| {
+                    let mut plan = Plan::new(size);
+                    overwrite(&image.layers[0], &mut plan, range.start, &bytes)?;
+                    Ok(plan)
+                })
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            let mut expected = image.content();
+            expected[range.start as usize..range.end as usize].copy_from_slice(&bytes);
+            let written = after.with(&log.files());
+            assert!(written.content() == expected, "{what} at {range:?}");
+            assert_eq!(written.damage(), image.damage(), "{what}");
+        }
+    }
+    // Sectors that were not written, in a block that was.
+    let image = Files::one(Format::Vhd, common::vhd::dynamic());
+    image.allocates_safely(0..20_000, "dynamic VHD");
 }

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use formats::resize::{parts, plan};
-use formats::{Error, Image, InPlace, InPlaceFile, LayerFile, OpenContext, Plan, driver};
+use formats::resize::{allocate, overwrite, parts, plan};
+use formats::{Error, Format, Image, InPlace, InPlaceFile, LayerFile, OpenContext, Plan, driver};
 use serde::Serialize;
-use transfer::resize::{gpt_note, refuse_loss};
+use transfer::resize::{check_shrinking, gpt_move, gpt_note};
 
 use crate::args;
 use crate::failure::Failure;
@@ -29,67 +29,132 @@ struct Answer {
 /// Runs the verb.
 pub fn run(arguments: &args::Resize) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.opening, false)?;
-    let image = opened(arguments, &context)?;
-    let tip = tip(&image)?;
+    let job = Job {
+        arguments,
+        context: &context,
+    };
+    let image = job.open()?;
     let before = image.source.size();
     let wanted = arguments.size.of(before)?;
-    if wanted < before {
-        refuse_shrinking(arguments, &image, wanted)?;
-    }
-    refuse_damage(tip, &context)?;
-    let mut plan = plan(&image, wanted, &context)?;
+    check_shrinking(
+        image.source.as_ref(),
+        wanted,
+        arguments.shrink,
+        arguments.fix_gpt,
+    )
+    .map_err(|e| e.in_file(&arguments.image))?;
+    refuse_damage(tip(&image)?, &context)?;
+    let format = tip(&image)?.info.format;
+    let image = open::said(image);
+    let plan = plan(&image, wanted, &context)?;
+    let mut notes = plan.notes.clone();
     if plan.size != wanted {
-        plan.notes.insert(
-            0,
-            format!(
-                "{wanted} bytes → {}: {} has whole units",
-                plan.size, tip.info.format
-            ),
-        );
+        let rounded = format!("{wanted} bytes → {}: {format} has whole units", plan.size);
+        notes.insert(0, rounded);
     }
-    plan.notes
-        .extend(gpt_note(image.source.as_ref(), plan.size)?);
-    carry_out(&image, tip, &plan)?;
-    let answer = answer(arguments, &context, &image, plan)?;
+    if !arguments.fix_gpt {
+        notes.extend(gpt_note(image.source.as_ref(), plan.size)?);
+        carry_out(&image, &plan)?;
+    } else if job.resize_with_gpt(image, &plan)? {
+        notes.push("the copy of the GPT was moved to the end of the disk".to_owned());
+    }
+    let after = job.reopen(format)?;
+    let answer = Answer {
+        file: arguments.image.display().to_string(),
+        format: format.to_string(),
+        size_before: before,
+        size: after.source.size(),
+        file_size: after.tip().map_or(0, LayerFile::file_size),
+        notes,
+    };
     tell(arguments, &answer)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn opened(arguments: &args::Resize, context: &OpenContext) -> Result<Image, Failure> {
-    let path = &arguments.image;
-    let found = Found::open(path, arguments.source_format.as_deref())?;
-    if found.kind.is_some() || !Arc::ptr_eq(&found.file, &found.outermost) {
-        return Err(
-            Error::unsupported("resize", "takes disk images, and this is a package")
-                .hint("convert --size makes a disk of another size from it")
-                .in_file(path)
-                .into(),
-        );
+/// What an image is opened with, again and again: each change is planned for the files as they are by then.
+struct Job<'a> {
+    arguments: &'a args::Resize,
+    context: &'a OpenContext,
+}
+
+impl Job<'_> {
+    fn open(&self) -> Result<Image, Failure> {
+        let (arguments, path) = (self.arguments, &self.arguments.image);
+        let found = Found::open(path, arguments.source_format.as_deref())?;
+        if found.kind.is_some() || !Arc::ptr_eq(&found.file, &found.outermost) {
+            return Err(
+                Error::unsupported("resize", "takes disk images, and this is a package")
+                    .hint("convert --size makes a disk of another size from it")
+                    .in_file(path)
+                    .into(),
+            );
+        }
+        if arguments.opening.snapshot.is_some() {
+            return Err(Error::usage("--snapshot", "is read only: it keeps its size").into());
+        }
+        crate::source::refuse_choice(&arguments.opening, path)?;
+        Ok(formats::open_storage(
+            found.file,
+            found.format,
+            self.context,
+        )?)
     }
-    if arguments.opening.snapshot.is_some() {
-        return Err(Error::usage("--snapshot", "is read only: it keeps its size").into());
+
+    fn reopen(&self, format: Format) -> Result<Image, Failure> {
+        Ok(formats::open(
+            &self.arguments.image,
+            Some(format),
+            self.context,
+        )?)
     }
-    crate::source::refuse_choice(&arguments.opening, path)?;
-    let image = formats::open_storage(found.file, found.format, context)?;
-    Ok(open::said(image))
+
+    /// Moves the copy of the GPT before the disk becomes smaller, or after it became larger; whether it had to.
+    fn resize_with_gpt(&self, image: Image, plan: &Plan) -> Result<bool, Failure> {
+        let size = plan.size;
+        // What is in its way is told before anything is written.
+        gpt_move(image.source.as_ref(), size)?;
+        if size >= image.source.size() {
+            let format = tip(&image)?.info.format;
+            carry_out(&image, plan)?;
+            return self.fix_gpt(self.reopen(format)?, size);
+        }
+        let format = tip(&image)?.info.format;
+        let is_moved = self.fix_gpt(image, size)?;
+        let image = self.reopen(format)?;
+        let plan = formats::resize::plan(&image, size, self.context)?;
+        carry_out(&image, &plan)?;
+        Ok(is_moved)
+    }
+
+    fn fix_gpt(&self, mut image: Image, size: u64) -> Result<bool, Failure> {
+        let Some(moved) = gpt_move(image.source.as_ref(), size)? else {
+            return Ok(false);
+        };
+        let format = tip(&image)?.info.format;
+        for (offset, bytes) in moved.backup.iter().chain(&moved.primary) {
+            let plan = allocate(&image, *offset..offset.saturating_add(bytes.len() as u64))?;
+            if !plan.is_empty() {
+                carry_out(&image, &plan)?;
+                image = self.reopen(format)?;
+            }
+        }
+        let mut plan = Plan::new(image.source.size());
+        for (offset, bytes) in &moved.backup {
+            overwrite(tip(&image)?, &mut plan, *offset, bytes)?;
+        }
+        for (offset, bytes) in &moved.primary {
+            plan.sync();
+            overwrite(tip(&image)?, &mut plan, *offset, bytes)?;
+        }
+        plan.sync();
+        carry_out(&image, &plan)?;
+        Ok(true)
+    }
 }
 
 fn tip(image: &Image) -> Result<&LayerFile, Failure> {
     let tip = image.tip();
     Ok(tip.ok_or_else(|| Error::malformed("chain", "has no layer"))?)
-}
-
-fn refuse_shrinking(arguments: &args::Resize, image: &Image, wanted: u64) -> Result<(), Failure> {
-    if !arguments.shrink {
-        return Err(Error::refused("disk", "would become smaller")
-            .found(format!("{wanted} bytes"))
-            .expected(format!("at least {}", image.source.size()))
-            .hint("--shrink allows it, if nothing lies behind the new end")
-            .in_file(&arguments.image)
-            .into());
-    }
-    let refused = refuse_loss(image.source.as_ref(), wanted, false);
-    Ok(refused.map_err(|e| e.in_file(&arguments.image))?)
 }
 
 /// What is damaged is not changed: nobody knows what else is wrong.
@@ -110,11 +175,11 @@ fn refuse_damage(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> 
 
 /// Changes the files. Nothing may be opened any more between locking them and the last write: closing a file gives up its
 /// lock.
-fn carry_out(image: &Image, tip: &LayerFile, plan: &Plan) -> Result<(), Failure> {
+fn carry_out(image: &Image, plan: &Plan) -> Result<(), Failure> {
     if plan.is_empty() {
         return Ok(());
     }
-    let files = parts(tip);
+    let files = parts(tip(image)?);
     let locked = files
         .iter()
         .map(|file| InPlaceFile::open(file.as_ref()))
@@ -122,26 +187,6 @@ fn carry_out(image: &Image, tip: &LayerFile, plan: &Plan) -> Result<(), Failure>
     image.check_unchanged()?;
     let out: Vec<&dyn InPlace> = locked.iter().map(|file| file as &dyn InPlace).collect();
     Ok(plan.run(&files, &out)?)
-}
-
-/// Reads the image as it is now.
-fn answer(
-    arguments: &args::Resize,
-    context: &OpenContext,
-    image: &Image,
-    plan: Plan,
-) -> Result<Answer, Failure> {
-    let tip = tip(image)?;
-    let format = tip.info.format;
-    let after = formats::open(&arguments.image, Some(format), context)?;
-    Ok(Answer {
-        file: arguments.image.display().to_string(),
-        format: format.to_string(),
-        size_before: image.source.size(),
-        size: after.source.size(),
-        file_size: after.tip().map_or(0, LayerFile::file_size),
-        notes: plan.notes,
-    })
 }
 
 fn tell(arguments: &args::Resize, answer: &Answer) -> Result<(), Failure> {

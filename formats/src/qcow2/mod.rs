@@ -28,13 +28,14 @@
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `new_image` | the options of a new image |
 //! | `check` | every use of every cluster against the refcounts; repairing them |
-//! | `resize`, `new_clusters` | another size for an image that is there; clusters behind its end |
+//! | `resize`, `allocate`, `new_clusters` | another size for an image that is there; clusters behind its end |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Of encrypted images only those
 //! with LUKS are read. Internal snapshots are read on request, and refcounts are looked at only to tell shared clusters
 //! from damage.
 
+mod allocate;
 mod bitmaps;
 mod check;
 mod encryption;
@@ -118,6 +119,10 @@ impl Driver for Qcow2Driver {
 
     fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
         resize::resize(layer, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -84,6 +84,11 @@ impl<'a> NewClusters<'a> {
         Ok(first)
     }
 
+    /// Where the file ends with all that was taken.
+    pub fn end(&self) -> u64 {
+        self.next * self.cluster_size
+    }
+
     /// Sees to it that there are refcount blocks for all that was taken, and a table for them. Where the table gets
     /// another place: its file offset and its clusters.
     ///

@@ -118,7 +118,7 @@ fn set_data_len(plan: &mut Plan, layer: &LayerFile, old: u64, size: u64) -> Resu
     Ok(())
 }
 
-fn write_header(plan: &mut Plan, header: &Header) {
+pub(super) fn write_header(plan: &mut Plan, header: &Header) {
     let bytes = header.to_bytes();
     let changed = bytes.get(CHANGED).unwrap_or_default();
     plan.sync();

@@ -322,6 +322,13 @@ impl Header {
             .saturating_add(self.data_offset + u64::from(self.block_extra))
     }
 
+    /// Where the last block that is counted ends.
+    pub fn file_end(&self) -> u64 {
+        u64::from(self.allocated)
+            .saturating_mul(self.stride())
+            .saturating_add(self.data_offset)
+    }
+
     /// Bytes of the block map.
     pub fn map_len(&self) -> u64 {
         u64::from(self.blocks) * ENTRY

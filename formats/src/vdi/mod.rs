@@ -25,6 +25,7 @@
 //!
 //! The facts are those of VirtualBox (`VDICore.h`, `VDI.cpp`) and QEMU (`block/vdi.c`).
 
+mod allocate;
 pub mod block_map;
 mod check;
 pub mod header;
@@ -33,6 +34,7 @@ mod resize;
 pub mod source;
 pub mod target;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -87,6 +89,10 @@ impl Driver for VdiDriver {
 
     fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
         resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

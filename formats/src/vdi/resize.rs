@@ -68,7 +68,7 @@ struct Change<'a> {
 impl Change<'_> {
     /// Lets the file go on to the end of its last block, of which it needs only what the guest saw.
     fn make_whole(&mut self) {
-        let end = file_end(&self.old);
+        let end = self.old.file_end();
         if self.storage.len() < end {
             self.plan.set_len(0, end);
             self.plan.sync();
@@ -103,7 +103,7 @@ impl Change<'_> {
         };
         let bytes: Vec<u8> = (first..allocated).flat_map(u32::to_le_bytes).collect();
         self.new.allocated = allocated;
-        let end = file_end(&self.new).max(self.storage.len());
+        let end = self.new.file_end().max(self.storage.len());
         self.plan.set_len(0, end);
         self.plan.sync();
         self.plan.write(at, bytes);
@@ -172,7 +172,7 @@ impl Change<'_> {
         }
         let counted = self.counting(next)?;
         self.plan
-            .set_len(0, file_end(&counted).max(self.storage.len()));
+            .set_len(0, counted.file_end().max(self.storage.len()));
         self.plan.sync();
         if !changed.is_empty() {
             self.write(&counted)?;
@@ -223,11 +223,4 @@ fn too_large(blocks: u32) -> Error {
     Error::limit("block map", "is too large to be put into another place")
         .found(format!("{blocks} entries"))
         .hint("convert --size makes a copy of another size")
-}
-
-/// Where the last block ends.
-fn file_end(header: &Header) -> u64 {
-    u64::from(header.allocated)
-        .saturating_mul(header.stride())
-        .saturating_add(header.data_offset)
 }

@@ -28,6 +28,7 @@
 //! The facts are those of Microsoft's "Virtual Hard Disk Image Format Specification", and of what libvhd, QEMU and
 //! Virtual PC do where it says nothing.
 
+mod allocate;
 pub mod bat;
 mod checksum;
 pub mod dynamic_header;
@@ -44,6 +45,7 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,6 +113,10 @@ impl Driver for VhdDriver {
 
     fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
         resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
@@ -230,9 +236,14 @@ fn open_sparse(storage: StorageRef, mut found: find::Found, salvage: bool) -> Re
     })
 }
 
+/// Whether version 0.1 of XenServer's `tap` made it.
+fn is_old_tap(footer: &Footer) -> bool {
+    footer.creator_application == *b"tap\0" && footer.creator_version == 1
+}
+
 /// Version 0.1 of XenServer's `tap` wrote its bitmaps in the byte order of the machine.
 fn bit_order(footer: &Footer) -> BitOrder {
-    if footer.creator_application == *b"tap\0" && footer.creator_version == 1 {
+    if is_old_tap(footer) {
         BitOrder::LowestFirst
     } else {
         BitOrder::HighestFirst

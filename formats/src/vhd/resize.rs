@@ -23,7 +23,7 @@ use crate::in_place::Plan;
 use crate::storage::{Storage, StorageRef, read_array};
 
 /// Boundary on which the data of moved blocks starts.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// XenServer's mark in a footer, and the last version that has nothing behind its BAT.
 const TAP: ([u8; 4], u32) = (*b"tap\0", 1);
@@ -56,7 +56,7 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
     }
 }
 
-fn refuse(storage: &dyn Storage, found: &Found) -> Result<()> {
+pub(super) fn refuse(storage: &dyn Storage, found: &Found) -> Result<()> {
     let refused = |why| Err(Error::refused("footer", why).at(found.data_end));
     if found.footer.saved_state {
         return refused("a saved state of the machine belongs to the disk as it is");
@@ -287,16 +287,17 @@ struct Move {
 }
 
 /// The BAT as it is, in memory: at most 64 MiB.
-struct Table {
-    entries: Vec<u32>,
-    bitmap_len: u64,
-    stride: u64,
+pub(super) struct Table {
+    pub(super) entries: Vec<u32>,
+    pub(super) bitmap_len: u64,
+    /// Bytes of a block with its bitmap.
+    pub(super) stride: u64,
     /// What is behind the guest's part of a last block that the file does not hold to its end.
-    cut: Option<Range<u64>>,
+    pub(super) cut: Option<Range<u64>>,
 }
 
 impl Table {
-    fn read(
+    pub(super) fn read(
         storage: &dyn Storage,
         header: &DynamicHeader,
         layout: &BlockLayout,
@@ -363,7 +364,7 @@ impl Table {
 }
 
 /// The entry of a block whose bitmap stands at byte `at`.
-fn place(at: u64) -> Result<u32> {
+pub(super) fn place(at: u64) -> Result<u32> {
     u32::try_from(at / 512)
         .ok()
         .filter(|sector| *sector != UNALLOCATED)

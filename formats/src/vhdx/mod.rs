@@ -58,6 +58,7 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -104,6 +105,10 @@ impl Driver for VhdxDriver {
 
     fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
         resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        resize::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

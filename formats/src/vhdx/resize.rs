@@ -4,6 +4,8 @@
 //! nobody takes the file for what it was, and the BAT its room: in its region, or in a new one behind the end of the file,
 //! which the two region tables name one after the other.
 
+use std::ops::Range;
+
 use uuid::Uuid;
 
 use super::bat::{BatEntry, BatLayout, ENTRY};
@@ -15,7 +17,7 @@ use super::region_table::{RegionTable, TABLES_AT};
 use crate::driver::OpenContext;
 use crate::error::{Error, Result};
 use crate::in_place::Plan;
-use crate::storage::StorageRef;
+use crate::storage::{StorageRef, read_array};
 
 /// Bytes that are written as a whole or not at all.
 const SECTOR: u64 = 512;
@@ -25,12 +27,7 @@ const SECTOR: u64 = 512;
 /// # Errors
 /// `Limit` for more than 64 TiB, `Refused` for a file that was not closed properly or is damaged, and what is wrong with it.
 pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
-    let structures = Structures::read(storage, &OpenContext::default())?;
-    let is_closed = matches!(structures.log, LogState::Empty | LogState::Clean);
-    if !is_closed || structures.headers.damage.is_some() {
-        return Err(Error::refused("file", "was not closed properly, or is damaged")
-            .hint("open it once where it belongs (Hyper-V), or let \"qemu-img check -r all\" replay its log"));
-    }
+    let structures = whole(storage)?;
     let sector = structures.metadata.logical_sector_size.into();
     let rounded = size.checked_next_multiple_of(sector);
     let Some(size) = rounded.filter(|size| *size <= MAX_DISK_SIZE) else {
@@ -38,23 +35,60 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
             .found(format!("{size} bytes"))
             .expected("at most 64 TiB"));
     };
-    let mut change = Change {
-        storage,
-        old: BatLayout::new(&structures.metadata),
-        new: BatLayout {
-            disk_size: size,
-            ..BatLayout::new(&structures.metadata)
-        },
-        is_fixed: structures.metadata.leaves_blocks_allocated,
-        end: storage.len().next_multiple_of(MIB),
-        plan: Plan::new(size),
-    };
+    let mut change = Change::new(storage, &structures, size);
     change.renew_headers(&structures.headers);
     if change.new.blocks() > change.old.blocks() {
         change.with_larger_bat(&structures.regions)?;
     }
     change.write_size(&structures)?;
     Ok(change.plan)
+}
+
+/// How all blocks of `range` of the disk in `storage` get a place in it.
+///
+/// # Errors
+/// As [`resize`].
+pub fn allocate(storage: &StorageRef, range: Range<u64>) -> Result<Plan> {
+    let structures = whole(storage)?;
+    let layout = BatLayout::new(&structures.metadata);
+    let mut change = Change::new(storage, &structures, layout.disk_size);
+    let blocks = range.start / layout.block_size..range.end.div_ceil(layout.block_size);
+    let bat = structures.regions.bat.offset;
+    let mut entries = Vec::new();
+    for block in blocks.start..blocks.end.min(layout.blocks()) {
+        let at = bat + layout.block_index(block) * ENTRY;
+        let entry = BatEntry(u64::from_le_bytes(read_array(storage.as_ref(), at)?));
+        if layout.state(entry).is_some_and(|state| !state.is_stored()) {
+            entries.push((at, BatEntry::fully_present(change.end)));
+            change.end = change
+                .end
+                .checked_add(layout.block_size)
+                .ok_or_else(|| too_long(block))?;
+        }
+    }
+    if entries.is_empty() {
+        return Ok(change.plan);
+    }
+    change.renew_headers(&structures.headers);
+    change.plan.set_len(0, change.end);
+    change.plan.sync();
+    for (at, entry) in entries {
+        change.plan.write(at, entry.0.to_le_bytes());
+    }
+    change.plan.sync();
+    Ok(change.plan)
+}
+
+/// The structures of a file that was closed properly.
+fn whole(storage: &StorageRef) -> Result<Structures> {
+    let structures = Structures::read(storage, &OpenContext::default())?;
+    let is_closed = matches!(structures.log, LogState::Empty | LogState::Clean);
+    if is_closed && structures.headers.damage.is_none() {
+        return Ok(structures);
+    }
+    Err(Error::refused("file", "was not closed properly, or is damaged").hint(
+        "open it once where it belongs (Hyper-V), or let \"qemu-img check -r all\" replay its log",
+    ))
 }
 
 struct Change<'a> {
@@ -67,7 +101,22 @@ struct Change<'a> {
     plan: Plan,
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    fn new(storage: &'a StorageRef, structures: &Structures, size: u64) -> Change<'a> {
+        let old = BatLayout::new(&structures.metadata);
+        Change {
+            storage,
+            old,
+            new: BatLayout {
+                disk_size: size,
+                ..old
+            },
+            is_fixed: structures.metadata.leaves_blocks_allocated,
+            end: storage.len().next_multiple_of(MIB),
+            plan: Plan::new(size),
+        }
+    }
+
     /// Writes both headers, the one that does not count first ([MS-VHDX] 2.2.2).
     fn renew_headers(&mut self, headers: &Headers) {
         let is_first =
@@ -136,7 +185,7 @@ impl Change<'_> {
         self.fill_entries(bat, from..end);
     }
 
-    fn fill_entries(&mut self, bat: u64, entries: std::ops::Range<u64>) {
+    fn fill_entries(&mut self, bat: u64, entries: Range<u64>) {
         let len = entries.end.saturating_sub(entries.start) * ENTRY;
         self.plan.zero(bat + entries.start * ENTRY, len);
     }

@@ -23,6 +23,7 @@
 //! The facts are those of VMware's "Virtual Disk Format 5.0", and for COWD and seSparse of what QEMU, libvmdk and
 //! dissect found out. A grain that SCSI UNMAP freed in a seSparse extent reads as zeros, as in QEMU.
 
+mod allocate;
 mod check;
 mod cowd;
 pub mod descriptor;
@@ -43,6 +44,7 @@ mod sparse_layout;
 mod target_extents;
 mod target_stream;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -94,6 +96,10 @@ impl Driver for VmdkDriver {
 
     fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
         resize::resize(layer, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(layer, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use formats::in_place::crash::{CrashFile, CrashLog};
-use formats::resize::{parts, plan};
+use formats::resize::{allocate, parts, plan};
 use formats::{
-    Format, Image, InPlace, MemoryStorage, OpenContext, Passphrase, ReferencePolicy, Result,
+    Format, Image, InPlace, MemoryStorage, OpenContext, Passphrase, Plan, ReferencePolicy, Result,
     StorageRef, driver, open_storage,
 };
 
@@ -89,9 +90,17 @@ impl Files {
 
     /// Gives it another size, as the command does.
     pub fn resize(&self, size: u64) -> Result<(CrashLog, u64)> {
+        self.change(|image, context| plan(image, size, context))
+    }
+
+    /// Carries out a plan; the size of the disk afterwards.
+    pub fn change(
+        &self,
+        planned: impl FnOnce(&Image, &OpenContext) -> Result<Plan>,
+    ) -> Result<(CrashLog, u64)> {
         let (log, files, context) = self.logged();
         let image = open_storage(files[0].clone(), Some(self.format), &context)?;
-        let plan = plan(&image, size, &context)?;
+        let plan = planned(&image, &context)?;
         let parts = parts(image.tip().expect("a layer"));
         let out: Vec<&dyn InPlace> = parts
             .iter()
@@ -108,15 +117,26 @@ impl Files {
     /// Gives it another size; whatever a crash leaves on the way opens with one of the two sizes, and holds what it held.
     /// Answers the image that it becomes.
     pub fn resizes_safely(&self, size: u64, what: &str) -> Files {
+        let resized = self.resize(size);
+        self.is_safe(resized, &format!("{what} to {size}"))
+    }
+
+    /// Gives a place to all of `range`; no crash on the way changes what the disk holds.
+    pub fn allocates_safely(&self, range: Range<u64>, what: &str) -> Files {
+        let allocated = self.change(|image, _| allocate(image, range));
+        self.is_safe(allocated, what)
+    }
+
+    fn is_safe(&self, changed: Result<(CrashLog, u64)>, what: &str) -> Files {
         let before = self.content();
-        let (log, new) = self.resize(size).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (log, new) = changed.unwrap_or_else(|e| panic!("{what}: {e}"));
         let mut seen = HashSet::new();
         log.crashes(|files, when| {
             let mut hasher = DefaultHasher::new();
             files.hash(&mut hasher);
             if seen.insert(hasher.finish()) {
                 let image = self.with(files);
-                image.is_old_or_new(&before, new, &format!("{what} to {size}, {when}"));
+                image.is_old_or_new(&before, new, &format!("{what}, {when}"));
             }
         });
         let after = self.with(&log.files());
