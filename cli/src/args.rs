@@ -1,6 +1,6 @@
 //! The command line, defined once: help, man page and completions are made from this.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -63,8 +63,9 @@ impl Verb {
 pub struct Convert {
     /// The image or package to read
     pub source: PathBuf,
-    /// The image or package to make
-    pub target: PathBuf,
+    /// The image or package to make; none with --replace
+    #[arg(required_unless_present = "replace", conflicts_with = "replace")]
+    target: Option<PathBuf>,
     /// Format of SRC: raw, vhd, vhdx, vmdk, qcow2, vdi, ova, ovf, xva, vmx or toml; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
@@ -108,6 +109,14 @@ pub struct Convert {
     /// Replace DST if it exists
     #[arg(long)]
     pub force: bool,
+    /// Put the new image in the place of SRC: written beside it, verified, swapped by name with its ids kept, the old one
+    /// removed only then. Zeros are dropped on the way. Without -O and -o it is of the same kind as before. Images
+    /// elsewhere that stand on SRC are not known: only those beside it are looked for
+    #[arg(long, conflicts_with_all = ["force", "backing", "salvage"])]
+    pub replace: bool,
+    /// Keep the old image as SRC.old
+    #[arg(long, requires = "replace")]
+    pub keep_old: bool,
     /// Make ids and times from the content (or SOURCE_DATE_EPOCH): same disk, same bytes
     #[arg(long)]
     pub reproducible: bool,
@@ -123,6 +132,13 @@ pub struct Convert {
     pub reading: Reading,
     #[command(flatten)]
     pub output: Output,
+}
+
+impl Convert {
+    /// The image or package to make; nothing with `--replace`.
+    pub fn target(&self) -> &Path {
+        self.target.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 /// How a package is made.

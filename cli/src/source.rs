@@ -53,6 +53,21 @@ pub struct Source {
 }
 
 impl Source {
+    /// The disk image at `path`.
+    pub fn of_image(path: &Path, image: Image) -> Source {
+        let tip = image.tip();
+        Source {
+            path: path.to_owned(),
+            format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
+            file_size: tip.map_or(0, |tip| tip.file_size()),
+            image,
+            is_packaged: false,
+            is_blank: false,
+            pending: Vec::new(),
+            salvage: false,
+        }
+    }
+
     /// Starts to compute the digests that the disk's files should have, and answers the condition that they have them.
     pub fn watch(&mut self, cancel: &Arc<AtomicBool>) -> Option<Condition> {
         watch(self.take_pending(), cancel, self.salvage)
@@ -75,8 +90,9 @@ pub fn watch(
         return Some(holds);
     }
     Some(Arc::new(move || {
-        if let Err(error) = holds() {
-            report::warning(&error.to_string());
+        match holds() {
+            Err(transfer::Error::Image(error)) => report::warning(&error.to_string()),
+            other => other?,
         }
         Ok(())
     }))
@@ -127,16 +143,9 @@ pub fn disk_or_image(
     {
         image.storages.push(found.outermost);
     }
-    let tip = image.tip();
     Ok(Source {
-        path: path.to_owned(),
-        format: tip.map_or(String::new(), |tip| tip.info.format.to_string()),
-        file_size: tip.map_or(0, |tip| tip.file_size()),
-        image,
-        is_packaged: false,
-        is_blank: false,
-        pending: Vec::new(),
         salvage: context.salvage,
+        ..Source::of_image(path, image)
     })
 }
 
@@ -263,6 +272,10 @@ pub fn judge_package(opened: &Opened, salvage: bool) -> Result<(), Failure> {
 pub fn say_package(opened: &Opened) {
     let all = opened.warnings.iter().chain(&opened.seal.damage);
     all.for_each(|warning| report::warning(&format!("{}: {warning}", opened.path().display())));
+    let is_sealable = matches!(opened.kind, Kind::Ova | Kind::Ovf) && opened.seal.damage.is_empty();
+    if opened.seal.manifest.is_none() && is_sealable {
+        report::note("the package has no manifest: nothing vouches for its files");
+    }
 }
 
 /// Fails when a machine or a disk is chosen of what is no package.

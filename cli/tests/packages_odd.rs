@@ -6,14 +6,16 @@ use std::fs;
 use std::path::PathBuf;
 
 use common::damage::fails_to;
-use common::machines::{digest, disk_digest, holds};
+use common::machines::{digest, disk_digest, holds, told};
 use common::packages::descriptor::{QCOW2_URI, RAW_URI, STREAM_URI, VHD_URI};
 use common::packages::{
     Algorithm, Dialect, Grammar, Header, Member, Members, Package, Tar, Xva, contents, disks, gzip,
     sha256, tar_of, zstd,
 };
-use common::peers::have_qemu;
-use common::{Folder, guest_digest};
+use common::peers::{have_qemu, qemu_raw};
+use common::skip::named_by;
+use common::tools::{unpack, virt_v2v};
+use common::{Folder, guest_digest, have, run, s, tool};
 
 fn small() -> Vec<Vec<u8>> {
     vec![disks::content(1, 3)]
@@ -150,17 +152,26 @@ fn odd_archives_are_read() {
     }
 }
 
-/// As `tar -cf web.ova web/` makes them; virt-v2v takes these.
+/// As `tar -cf web.ova web/` makes them: the files are where their descriptor is.
 #[test]
-fn a_package_in_a_folder_of_its_archive_is_read() {
-    for manifest in [None, Some((Algorithm::Sha256, Grammar::Canonical))] {
-        let folder = Folder::new();
-        let members = Package::raw(&small()).manifest(manifest).members();
-        let below = |(name, bytes): &Member| (format!("web/{name}"), bytes.clone());
-        let members: Members = members.iter().map(below).collect();
-        let ova = file(&folder, "web.ova", &tar_of(&members));
-        assert_eq!(disk_digest(&ova, 1), sha256(&small()[0]));
-    }
+fn a_package_in_a_folder_of_its_archive_is_read_with_a_warning() {
+    let folder = Folder::new();
+    let members = Package::raw(&small()).members();
+    let below = |(name, bytes): &Member| (format!("web/{name}"), bytes.clone());
+    let members: Members = members.iter().map(below).collect();
+    let ova = file(&folder, "web.ova", &tar_of(&members));
+    let finished = digest(&ova, &[]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.json()["digest"], sha256(&small()[0]).as_str());
+    assert!(
+        finished.stderr.contains("in the folder web"),
+        "{}",
+        finished.stderr
+    );
+    // A file that would come twice then is none that anybody can mean.
+    let twice = [members, vec![("web-disk1.raw".to_owned(), vec![0; 512])]].concat();
+    let ova = file(&folder, "twice.ova", &tar_of(&twice));
+    fails_to(&ova, &folder.file("new.raw"), &[], 3, "malformed");
 }
 
 #[test]
@@ -322,4 +333,60 @@ fn a_disk_without_a_file_is_zeros() {
     let (found, size) = guest_digest(&ova, &["--disk", "1"]);
     assert_eq!((found, size), (sha256(&vec![0; 9 << 20]), 9 << 20));
     assert_eq!(disk_digest(&ova, 2), sha256(&contents()[1]));
+}
+
+/// Packages of the corpus whose disk can be read, or who would have to read it.
+#[test]
+fn ovas_of_others_are_read_as_others_read_them() {
+    let Some(corpus) = named_by("DISKFERRY_CORPUS") else {
+        return;
+    };
+    if !(have_qemu() && have("virt-v2v")) {
+        return;
+    }
+    let virtualbox = "pop-os+virtualbox/src/VBox/ValidationKit/tests/api/tdAppliance1-";
+    for name in ["t2", "t2-ovftool-4.1.0", "t3", "t3-ovftool-4.1.0"] {
+        let ova = corpus.join(format!("{virtualbox}{name}.ova"));
+        let machine = &told(&ova).0[0];
+        let seen = virt_v2v(&ova).expect("virt-v2v");
+        assert_eq!(
+            (machine.cpus, machine.memory),
+            (Some(seen.cpus), Some(seen.memory)),
+            "{name}"
+        );
+        assert_eq!(
+            (machine.disks, machine.nics.len()),
+            (seen.disks.len(), seen.nics.len()),
+            "{name}"
+        );
+        let unpacked = unpack(&ova);
+        let mut disk = unpacked.file(&format!("tdAppliance1-{name}-disk1.vmdk"));
+        let packed = unpacked.file(&format!("tdAppliance1-{name}-disk1.vmdk.gz"));
+        if packed.exists() {
+            tool("gunzip", &[s(&packed)]);
+            disk = packed.with_extension("");
+        }
+        let raw = unpacked.file("disk.raw");
+        qemu_raw("vmdk", &disk, &raw);
+        let compared = run(&["compare", s(&ova), s(&raw)]);
+        assert_eq!(compared.code, Some(0), "{name}: {}", compared.text());
+    }
+    for name in [
+        "openstack+glance/glance/tests/var/testserver-no-disk.ova",
+        "openstack+glance/glance/tests/var/testserver-bad-ovf.ova",
+        "openstack+glance/glance/tests/var/testserver-no-ovf.ova",
+        "openstack+glance/glance/tests/var/testserver-not-tar.ova",
+        // Its disk is a text.
+        "openstack+glance/glance/tests/var/testserver.ova",
+        // Its disk is the first MiB of one.
+        "vmware+govmomi/vapi/library/testdata/ttylinux-pc_i486-16.1.ova",
+        // An archive in an archive.
+        "ganeti+ganeti/test/data/ovfdata/no_ovf.ova",
+    ] {
+        let folder = Folder::new();
+        let target = folder.file("new.raw");
+        let finished = run(&["convert", s(&corpus.join(name)), s(&target)]);
+        assert_eq!(finished.code, Some(3), "{name}: {}", finished.stderr);
+        assert!(folder.names().is_empty(), "{name}");
+    }
 }

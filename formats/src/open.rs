@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::driver::{Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
+use crate::driver::{DRIVERS, Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Backing;
 use crate::probe::probe;
@@ -213,6 +213,55 @@ pub fn open_over(
         layers,
         storages,
     })
+}
+
+/// An image that stands on another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// Files beside `parent` that could be its children, by the names or the ids that they hold. Those elsewhere nobody knows.
+///
+/// # Errors
+/// `Io` when the folder cannot be listed, `Limit` when there is too much in it.
+pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<Child>> {
+    let mut children = Vec::new();
+    let own = parent
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    // Any format may stand on any other (qcow2).
+    let extensions: Vec<&str> = DRIVERS
+        .iter()
+        .flat_map(|d| d.extensions())
+        .copied()
+        .collect();
+    for name in context.references.files_around(&parent.path, &extensions)? {
+        let path = parent.path.with_file_name(&name);
+        let alone = OpenContext {
+            locked: true,
+            ..context.clone()
+        };
+        // What cannot be read does not say what it stands on.
+        let Ok((file, Some(reference))) = open_alone(&path, None, &alone) else {
+            continue;
+        };
+        if is_same_file(&file.storage, &parent.storage) {
+            continue;
+        }
+        let last = |name: &String| name.rsplit(['/', '\\']).next() == Some(&*own);
+        let is_meant = match parent.info.identity {
+            Some(id) if !reference.identities.is_empty() => reference.identities.contains(&id),
+            _ => reference.names.iter().any(last),
+        };
+        if is_meant {
+            children.push(Child { path });
+        }
+    }
+    Ok(children)
 }
 
 fn open_layer(

@@ -27,6 +27,7 @@ pub struct Options {
     compress: bool,
     backing: Option<Backing>,
     source_sector_size: Option<u32>,
+    kept: (Option<ImageId>, Option<Uuid>),
 }
 
 /// The image that a new one stands on.
@@ -75,6 +76,7 @@ impl Options {
             values: map,
             compress: false,
             backing: None,
+            kept: (None, None),
             source_sector_size: None,
         })
     }
@@ -100,6 +102,19 @@ impl Options {
     /// The same, for an image that stands on another one (`-B`).
     pub fn over(self, backing: Option<Backing>) -> Options {
         Options { backing, ..self }
+    }
+
+    /// The same, for an image that takes the place of one with these ids: its own, and that of its disk.
+    pub fn keeping(self, identity: Option<ImageId>, disk: Option<Uuid>) -> Options {
+        Options {
+            kept: (identity, disk),
+            ..self
+        }
+    }
+
+    /// The ids of the image whose place the new one takes, where a format has more than one.
+    pub fn kept(&self) -> (Option<ImageId>, Option<Uuid>) {
+        self.kept
     }
 
     /// The image that the new one stands on.

@@ -25,7 +25,7 @@ const MOST_FILES: usize = 4096;
 pub struct ReferencePolicy {
     allowed: Vec<PathBuf>,
     /// Files that are at hand already, by their names.
-    given: Option<HashMap<OsString, StorageRef>>,
+    given: Option<Arc<HashMap<OsString, StorageRef>>>,
     /// Files, and what is read in their place.
     replaced: Vec<(StorageRef, StorageRef)>,
 }
@@ -53,7 +53,7 @@ impl ReferencePolicy {
     /// Nothing but `files`, each known by its name: an image that has no place in a file system yet.
     pub fn only(files: Vec<(OsString, StorageRef)>) -> ReferencePolicy {
         ReferencePolicy {
-            given: Some(files.into_iter().collect()),
+            given: Some(Arc::new(files.into_iter().collect())),
             ..ReferencePolicy::default()
         }
     }

@@ -94,8 +94,41 @@ impl Mapping {
 /// # Errors
 /// Those of `map` and of the storage, and `Malformed` when a source breaks its contract.
 pub fn run_at(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
-    without_hole(mapped(source, offset, limit)?)
+    let first = mapped(source, offset, limit.min(FIRST_LOOK))?;
+    let goes_on = first.len == FIRST_LOOK && limit > FIRST_LOOK;
+    let Mapping::Stored {
+        storage,
+        offset: at,
+    } = &first.mapping
+    else {
+        return if goes_on {
+            mapped(source, offset, limit)
+        } else {
+            Ok(first)
+        };
+    };
+    // Behind its end a file has neither data nor holes: reading says so.
+    let there = storage.len().saturating_sub(*at);
+    if there < first.len {
+        return Ok(first);
+    }
+    // Storages that decrypt have no holes: what the file system reads there as zeros is none when it is decrypted.
+    let asked = if goes_on { limit.min(there) } else { first.len };
+    let (len, is_data) = storage.extent(*at, asked)?;
+    let len = len.clamp(1, asked);
+    let run = match len <= first.len {
+        true => Run { len, ..first },
+        false => mapped(source, offset, len)?,
+    };
+    Ok(match is_data {
+        true => run,
+        false => Run::new(run.len, Mapping::Zero),
+    })
 }
+
+/// Bytes that are mapped before the file is asked for holes: joining goes no further than its answer, however many
+/// holes there are.
+const FIRST_LOOK: u64 = 2 << 20;
 
 /// [`run_at`] for disks that are made of others: the file is asked for holes once, and not by every disk on the way.
 ///
@@ -119,24 +152,6 @@ pub(crate) fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Resul
         );
     }
     Ok(run)
-}
-
-/// The first part of `run` that is all data or all hole of the file. Storages that decrypt have no holes: what the file
-/// system reads there as zeros is no zeros when it is decrypted.
-fn without_hole(run: Run) -> Result<Run> {
-    let Mapping::Stored { storage, offset } = &run.mapping else {
-        return Ok(run);
-    };
-    // Behind its end a file has neither: reading says so.
-    if offset.saturating_add(run.len) > storage.len() {
-        return Ok(run);
-    }
-    let (len, is_data) = storage.extent(*offset, run.len)?;
-    let len = len.clamp(1, run.len);
-    Ok(match is_data {
-        true => Run::new(len, run.mapping),
-        false => Run::new(len, Mapping::Zero),
-    })
 }
 
 #[cfg(test)]
@@ -197,6 +212,53 @@ mod tests {
         assert_eq!(runs(&Stack::new(disk, vec![below])), expected);
         let part = RawSource::part(Arc::new(Holey), 6144..10240);
         assert_eq!(runs(&part), [(2048, Some(6144)), (2048, None)]);
+    }
+
+    /// A disk that counts how much of it is mapped, over a file of 4 GiB with data and holes by turns.
+    struct Costly(StorageRef, std::sync::atomic::AtomicU64);
+
+    #[derive(Debug)]
+    struct Turns;
+
+    impl Storage for Turns {
+        fn len(&self) -> u64 {
+            4 << 30
+        }
+        fn path(&self) -> &Path {
+            Path::new("turns")
+        }
+        fn read_at(&self, _buf: &mut [u8], _offset: u64) -> Result<()> {
+            Ok(())
+        }
+        fn extent(&self, offset: u64, limit: u64) -> Result<(u64, bool)> {
+            let turn = 4 << 20;
+            let len = limit.min(turn - offset % turn);
+            Ok((len, (offset / turn).is_multiple_of(2)))
+        }
+    }
+
+    impl BlockSource for Costly {
+        fn size(&self) -> u64 {
+            self.0.len()
+        }
+        fn block_size(&self) -> u64 {
+            4096
+        }
+        fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+            let order = std::sync::atomic::Ordering::Relaxed;
+            self.1.fetch_add(limit, order);
+            let storage = self.0.clone();
+            Ok(Run::new(limit, Mapping::Stored { storage, offset }))
+        }
+    }
+
+    #[test]
+    fn a_file_of_many_holes_is_not_mapped_to_its_end_for_each() {
+        let disk = Costly(Arc::new(Turns), 0.into());
+        let runs = runs(&disk);
+        assert_eq!(runs.len(), 1024);
+        assert_eq!(runs[..2], [(4 << 20, Some(0)), (4 << 20, None)]);
+        assert!(disk.1.into_inner() <= 2 * disk.0.len());
     }
 
     #[test]

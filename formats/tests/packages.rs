@@ -60,9 +60,9 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>) {
 
 #[test]
 fn random_changes_get_an_answer() {
-    for (seed, sample) in [(1, archive()), (2, export())] {
+    for (seed, sample, has_disks) in [(1, archive(), false), (2, export(), true)] {
         let (all, readable) = look(sample.clone());
-        assert!(all >= 3);
+        assert!(all >= 3 && (readable > 0) == has_disks, "{all}, {readable}");
         let mut random = Random::new(seed);
         let (mut members, mut read) = (0, 0);
         for _ in 0..ROUNDS {
@@ -79,7 +79,7 @@ fn random_changes_get_an_answer() {
         }
         // Not all of them are lost at the first header.
         assert!(members as u64 > ROUNDS, "{members}");
-        assert!(read > ROUNDS * readable / 20, "{read} of {readable}");
+        assert!(read >= ROUNDS * readable / 20, "{read} of {readable}");
     }
 }
 

@@ -161,14 +161,13 @@ impl Opener<'_> {
             Some(parent) => open_over(storage, Some(format), self.context, parent)?,
             None => open_storage(storage, Some(format), self.context)?,
         };
-        // Extents and parents that the image names itself.
-        for storage in opened.storages.iter().skip(1) {
-            let name = storage.path().file_name().unwrap_or_default();
-            let entries = self.opened.seal.entries(&name.to_string_lossy());
-            if !entries.is_empty() && image.parent.is_none() {
-                self.pending
-                    .push(Pending::unwatched(storage.clone(), entries));
-            }
+        // Extents, and parents that the image names itself: those of the description were looked at already.
+        let mut layers = opened.layers.iter();
+        let own = layers.next().map(|layer| &layer.further);
+        let below = layers.filter(|_| image.parent.is_none());
+        let below = below.flat_map(|layer| std::iter::once(&layer.storage).chain(&layer.further));
+        for storage in own.into_iter().flatten().chain(below) {
+            self.vouched(storage);
         }
         Ok(opened)
     }
@@ -202,7 +201,17 @@ impl Opener<'_> {
             let Some(part) = part else {
                 let path = self.opened.path().join(file.href.relative()?);
                 let whole = PartsStorage::chunks(parts, chunk_size, &path)?;
-                if let Some(size) = file.size.filter(|size| *size > whole.len()) {
+                let size = file.size.filter(|size| *size > 0);
+                if let Some(size) = size.filter(|size| *size < whole.len()) {
+                    return Err(Error::malformed(
+                        "package",
+                        "a file has more parts than it should",
+                    )
+                    .found(format!("{} bytes in {number} parts", whole.len()))
+                    .expected(format!("{size} bytes"))
+                    .in_file(&path));
+                }
+                if let Some(size) = size.filter(|size| *size > whole.len()) {
                     return Err(Error::truncated(
                         "package",
                         "the last parts of a file are not there",
@@ -241,7 +250,10 @@ impl Opener<'_> {
 
     fn watched(&mut self, storage: StorageRef, href: &str) -> StorageRef {
         let name = href.strip_prefix("./").unwrap_or(href);
-        let entries = self.opened.seal.entries(name);
+        let mut entries = self.opened.seal.entries(name);
+        if let (true, Ok(Some(unescaped))) = (entries.is_empty(), Href::new(name).unescaped()) {
+            entries = self.opened.seal.entries(&unescaped);
+        }
         if entries.is_empty() {
             if self.opened.seal.manifest.is_some() {
                 let name = name.escape_debug();
@@ -253,6 +265,21 @@ impl Opener<'_> {
         let (pending, watched) = Pending::new(storage, entries);
         self.pending.push(pending);
         watched
+    }
+
+    /// Sees to it that a file that an image names has the digest of the manifest.
+    fn vouched(&mut self, storage: &StorageRef) {
+        let name = self.opened.name_of(storage.path());
+        let entries = self.opened.seal.entries(&name);
+        if !entries.is_empty() {
+            self.pending
+                .push(Pending::unwatched(storage.clone(), entries));
+        } else if self.opened.seal.manifest.is_some() {
+            let warning = format!("the manifest says nothing of {}", name.escape_debug());
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
     }
 
     fn check_capacity(&mut self, disk: &Disk, size: u64) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use formats::tar::Members;
 use formats::{Error, ErrorKind, OpenContext, ReferencePolicy, Result, SliceStorage, StorageRef};
@@ -11,6 +11,9 @@ use machines::href::Href;
 
 /// Members that an archive may have.
 const MEMBERS_MAX: usize = 100_000;
+
+/// Bytes of the names of all members.
+const NAMES_MAX: usize = 16 << 20;
 
 /// Where the files of a package are.
 pub enum Files {
@@ -26,10 +29,10 @@ pub struct Archive {
     /// Names in the order of the archive.
     pub names: Vec<String>,
     members: BTreeMap<String, StorageRef>,
+    /// The same for images that name each other; made when it is first asked for.
+    references: OnceLock<ReferencePolicy>,
     /// Whether the zeros that end an archive are there.
     pub is_closed: bool,
-    /// Whether a name begins with `./`, or is in a folder.
-    pub has_folders: bool,
 }
 
 /// The folder of a description.
@@ -48,18 +51,25 @@ impl Archive {
             path: storage.path().to_owned(),
             names: Vec::new(),
             members: BTreeMap::new(),
+            references: OnceLock::new(),
             is_closed: false,
-            has_folders: false,
         };
         let mut members = Members::new(storage.as_ref());
+        let mut total = 0;
         while let Some(member) = members.next_file()? {
             let in_place = |e: Error| e.at(member.header).in_file(storage.path());
             let href = Href::new(member.name.clone());
             let name = href.relative().map_err(in_place)?.to_owned();
-            archive.has_folders |= name != member.name || name.contains('/');
             if archive.names.len() >= MEMBERS_MAX {
                 let error = Error::limit("package", "has too many members");
                 return Err(in_place(error.expected(format!("at most {MEMBERS_MAX}"))));
+            }
+            total += name.len();
+            if total > NAMES_MAX {
+                let error = Error::limit("package", "the names of its members are too long");
+                return Err(in_place(
+                    error.expected(format!("at most {NAMES_MAX} bytes")),
+                ));
             }
             let path = storage.path().join(&name);
             let slice = SliceStorage::named(storage.clone(), member.offset, member.len, &path)?;
@@ -75,6 +85,29 @@ impl Archive {
         }
         archive.is_closed = members.is_closed();
         Ok(archive)
+    }
+
+    /// Leaves out `folder` (`web/`) in front of the names that have it: where a description stands, its files do.
+    ///
+    /// # Errors
+    /// `Malformed` when a name would come twice then.
+    pub fn enter(&mut self, folder: &str) -> Result<()> {
+        for name in &mut self.names {
+            let Some(bare) = name.strip_prefix(folder).map(str::to_owned) else {
+                continue;
+            };
+            if let Some(member) = self.members.remove(name)
+                && self.members.insert(bare.clone(), member).is_some()
+            {
+                return Err(
+                    Error::malformed("package", "a file stands in two places of it")
+                        .found(format!("{bare:?} and {name:?}"))
+                        .in_file(&self.path),
+                );
+            }
+            *name = bare;
+        }
+        Ok(())
     }
 
     /// The member of this name.
@@ -122,9 +155,12 @@ impl Files {
     pub fn references(&self) -> ReferencePolicy {
         match self {
             Files::Archive(archive) => {
-                let members = archive.members.iter();
-                let named = members.map(|(name, storage)| (OsString::from(name), storage.clone()));
-                ReferencePolicy::only(named.collect())
+                let make = || {
+                    let named = archive.members.iter();
+                    let named = named.map(|(name, file)| (OsString::from(name), file.clone()));
+                    ReferencePolicy::only(named.collect())
+                };
+                archive.references.get_or_init(make).clone()
             }
             Files::Folder(folder) => folder.references.clone(),
         }

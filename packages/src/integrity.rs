@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use formats::{Result, Storage, StorageRef};
+use formats::{Result as FormatResult, Storage, StorageRef};
 use machines::manifest::Entry;
-use transfer::Condition;
+use transfer::{Condition, Result};
 
 use crate::seal::compare;
 
@@ -58,10 +58,10 @@ impl Pending {
         }
     }
 
-    /// Computes the digests now, without waiting for anybody. Stops when `cancel` is set.
+    /// Computes the digests now, without waiting for anybody.
     ///
     /// # Errors
-    /// `Malformed` when one differs, and those of the storage.
+    /// `Malformed` when one differs, those of the storage, and `Interrupted` when `cancel` is set.
     pub fn check(&self, cancel: &AtomicBool) -> Result<()> {
         self.compute(cancel, &AtomicBool::new(false), &AtomicBool::new(true))
     }
@@ -71,8 +71,7 @@ impl Pending {
         let (mut buffer, mut at) = (vec![0; STEP as usize], 0);
         while at < self.file.len() {
             if cancel.load(Ordering::Relaxed) || dropped.load(Ordering::Relaxed) {
-                // Nobody wants to know any more, or whoever set it says so.
-                return Ok(());
+                return Err(transfer::Error::Interrupted);
             }
             let too_far = self.mark.load(Ordering::Relaxed).saturating_add(AHEAD);
             if at > too_far && !free.load(Ordering::Relaxed) {
@@ -111,7 +110,7 @@ pub fn watch(pending: Vec<Pending>, cancel: &Arc<AtomicBool>) -> Option<Conditio
         dropped,
         thread: Mutex::new(Some(thread::spawn(run))),
     };
-    Some(Arc::new(move || Ok(running.join()?)))
+    Some(Arc::new(move || running.join()))
 }
 
 struct Running {
@@ -131,7 +130,7 @@ impl Running {
         };
         thread.join().unwrap_or_else(|_| {
             let died = std::io::Error::other("its thread ended");
-            Err(formats::Error::io("compute a digest", died))
+            Err(formats::Error::io("compute a digest", died).into())
         })
     }
 }
@@ -158,7 +157,7 @@ impl Storage for Watched {
         self.inner.path()
     }
 
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> FormatResult<()> {
         self.inner.read_at(buf, offset)?;
         // Small reads are tables, which stand anywhere.
         if buf.len() as u64 >= 4096 {
@@ -168,15 +167,15 @@ impl Storage for Watched {
         Ok(())
     }
 
-    fn extent(&self, offset: u64, limit: u64) -> Result<(u64, bool)> {
+    fn extent(&self, offset: u64, limit: u64) -> FormatResult<(u64, bool)> {
         self.inner.extent(offset, limit)
     }
 
-    fn allocated(&self) -> Result<u64> {
+    fn allocated(&self) -> FormatResult<u64> {
         self.inner.allocated()
     }
 
-    fn check_unchanged(&self) -> Result<()> {
+    fn check_unchanged(&self) -> FormatResult<()> {
         self.inner.check_unchanged()
     }
 
@@ -190,5 +189,36 @@ impl Storage for Watched {
 
     fn is_encrypted(&self) -> bool {
         self.inner.is_encrypted()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use formats::MemoryStorage;
+    use machines::manifest::Algorithm;
+
+    fn pending(said: &[u8]) -> Pending {
+        let bytes = vec![7; 3 << 20];
+        let entry = Entry {
+            name: "disk.raw".to_owned(),
+            algorithm: Algorithm::Sha256,
+            digest: Algorithm::Sha256.digest(said),
+        };
+        Pending::unwatched(Arc::new(MemoryStorage::new(bytes)), vec![entry])
+    }
+
+    #[test]
+    fn a_digest_that_was_not_finished_is_not_right() {
+        let cancel = Arc::new(AtomicBool::new(true));
+        for said in [&[7; 3 << 20][..], b"else"] {
+            let result = watch(vec![pending(said)], &cancel).map(|holds| holds());
+            assert!(matches!(result, Some(Err(transfer::Error::Interrupted))));
+        }
+        let go_on = Arc::new(AtomicBool::new(false));
+        let holds =
+            |said: &[u8]| watch(vec![pending(said)], &go_on).is_some_and(|holds| holds().is_ok());
+        assert!(holds(&[7; 3 << 20]));
+        assert!(!holds(b"else"));
     }
 }

@@ -19,7 +19,7 @@
 //! | [`opened`], [`disks`], [`choice`] | a package that was opened; the disks in it; picking machines and disks |
 //! | [`packed`] | files that are packed as a whole |
 //! | [`seal`], [`integrity`] | manifest and certificate; digests beside the conversion |
-//! | [`write`] | packages that are written |
+//! | [`mod@write`] | packages that are written |
 
 pub mod choice;
 pub mod disks;

@@ -48,6 +48,17 @@ impl Opened {
         self.file.path()
     }
 
+    /// What the package calls the file at `path`: its name from the description's folder on.
+    pub(crate) fn name_of(&self, path: &Path) -> String {
+        let folder = match &self.files {
+            Files::Archive(_) => Some(self.path()),
+            Files::Folder(_) => self.path().parent(),
+        };
+        let own = folder.and_then(|folder| path.strip_prefix(folder).ok());
+        let name = own.unwrap_or_else(|| Path::new(path.file_name().unwrap_or_default()));
+        name.to_string_lossy().into_owned()
+    }
+
     /// The file of this name, if it is there.
     ///
     /// # Errors
@@ -74,9 +85,16 @@ pub fn open(file: StorageRef, kind: Kind, context: &OpenContext) -> Result<Opene
     match kind {
         Kind::Xva => open_xva(file),
         Kind::Ova => {
-            let archive = Archive::read(&file)?;
-            let name = descriptor(&archive, &file)?;
+            let mut archive = Archive::read(&file)?;
+            let mut name = descriptor(&archive, &file)?;
             let mut warnings = Vec::new();
+            if let Some((folder, own)) = name.clone().rsplit_once('/') {
+                warnings.push(format!(
+                    "its files are in the folder {folder}: many importers do not find them"
+                ));
+                archive.enter(&format!("{folder}/"))?;
+                name = own.to_owned();
+            }
             if !archive.is_closed {
                 warnings.push("the archive has no end: it may have been cut off".to_owned());
             }
@@ -216,6 +234,18 @@ fn open_xva(file: StorageRef) -> Result<Opened> {
         )
         .found(stranger.reference)
         .in_file(file.path()));
+    }
+    let machines = appliance.package.machines.iter();
+    let disks: Vec<_> = machines
+        .flat_map(|m| &m.disks)
+        .filter_map(|d| d.image.id.as_deref())
+        .collect();
+    let lost = appliance.streamed.iter().filter(|s| !s.is_suspend);
+    for streamed in lost.filter(|s| !disks.contains(&s.reference.as_str())) {
+        let reference = streamed.reference.escape_debug();
+        warnings.push(format!(
+            "the disk {reference} belongs to no machine, and is left behind"
+        ));
     }
     let path = PathBuf::from(file.path());
     Ok(Opened {

@@ -1,6 +1,6 @@
 //! What vouches for the files of a package: its manifest, and the signature over that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use formats::{Error, Result, StorageRef};
 use machines::certificate::{Certificate, Signer};
@@ -20,6 +20,8 @@ pub struct Seal {
     pub warnings: Vec<String>,
     /// What is wrong with it.
     pub damage: Vec<String>,
+    /// Lines of the manifest by the name of the file, without `./`.
+    by_name: BTreeMap<String, Vec<Entry>>,
 }
 
 impl Seal {
@@ -41,6 +43,10 @@ impl Seal {
         match Manifest::parse(&bytes) {
             Ok(manifest) => {
                 seal.warnings.extend(manifest.warnings.iter().cloned());
+                for entry in &manifest.entries {
+                    let lines = seal.by_name.entry(bare(&entry.name).to_owned());
+                    lines.or_default().push(entry.clone());
+                }
                 seal.manifest = Some((manifest_name, manifest));
             }
             Err(error) => seal.damage.push(error.in_file(storage.path()).to_string()),
@@ -57,8 +63,7 @@ impl Seal {
 
     /// What is said of the file `name`: a digest by each algorithm.
     pub fn entries(&self, name: &str) -> Vec<Entry> {
-        let manifest = self.manifest.as_ref();
-        manifest.map_or(Vec::new(), |(_, m)| m.digests_of(name).cloned().collect())
+        self.by_name.get(bare(name)).cloned().unwrap_or_default()
     }
 
     /// Fails when `bytes`, the file `name`, are not what the manifest says.
@@ -79,7 +84,7 @@ impl Seal {
         let Some((own, manifest)) = &self.manifest else {
             return Default::default();
         };
-        let said: BTreeSet<&str> = manifest.entries.iter().map(|e| e.name.as_str()).collect();
+        let said: BTreeSet<&str> = manifest.entries.iter().map(|e| bare(&e.name)).collect();
         let is_seal = |name: &str| name == own || name.ends_with(".cert");
         let present: BTreeSet<&str> = names.into_iter().filter(|n| !is_seal(n)).collect();
         let only = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| {
@@ -104,6 +109,11 @@ pub fn compare(entry: &Entry, found: &[u8]) -> Result<()> {
             .expected(hex(&entry.digest))
             .hint("the package was damaged or changed on its way: fetch it again; --salvage goes on with it"),
     )
+}
+
+/// A name without `./` in front.
+fn bare(name: &str) -> &str {
+    name.strip_prefix("./").unwrap_or(name)
 }
 
 /// The file with this extension that belongs to the descriptor called `base`: in an archive without one of that name, the

@@ -10,6 +10,7 @@ use formats::{BlockSource, BlockTarget, Error, Format, Image, Options, StorageRe
 use crate::copy::{Copied, Copy, CopyOptions};
 use crate::digest::Algorithm;
 use crate::error::Result;
+use crate::output::file::already_there;
 use crate::output::{DeviceOutput, FileOutput, FileSet, Output, StreamOutput};
 use crate::pass::{self, Setting, Wanted};
 use crate::reflink;
@@ -24,6 +25,13 @@ pub enum Place<'a> {
         path: &'a Path,
         /// Whether it may replace a file.
         force: bool,
+    },
+    /// The file that is read: the new image gets its name once it is proved to hold the same.
+    Replacement {
+        /// Its name.
+        path: &'a Path,
+        /// What the old file is called from then on; without a name it is removed.
+        kept: Option<&'a Path>,
     },
     /// An existing block device.
     Device(&'a Path),
@@ -72,7 +80,7 @@ pub fn convert(
     setting: &Setting<'_>,
 ) -> Result<Converted> {
     let file_name = match place {
-        Place::File { path, .. } | Place::Device(path) => path,
+        Place::File { path, .. } | Place::Replacement { path, .. } | Place::Device(path) => path,
         Place::Stream(_) => Path::new("-"),
     };
     let format_options = &format_options
@@ -89,6 +97,7 @@ pub fn convert(
     };
     match place {
         Place::File { path, force } => job.to_file(target, path, force),
+        Place::Replacement { path, kept } => job.to_replacement(target, path, kept),
         Place::Device(path) => job.to_device(target, path),
         Place::Stream(writer) => job.to_stream(target, writer),
     }
@@ -188,6 +197,51 @@ impl Job<'_> {
             reflinked,
             ..self.converted(done)
         })
+    }
+
+    /// Writes beside the source, and swaps the two at the very end.
+    fn to_replacement(
+        &self,
+        target: Box<dyn BlockTarget>,
+        path: &Path,
+        kept: Option<&Path>,
+    ) -> Result<Converted> {
+        let tip = self.copy.image.tip();
+        let own: Vec<&Path> = tip.map_or(Vec::new(), |tip| {
+            tip.further.iter().map(|storage| storage.path()).collect()
+        });
+        let further = target.further_parts();
+        for name in &further {
+            let beside = path.with_file_name(name);
+            if !own.contains(&&*beside) && std::fs::symlink_metadata(&beside).is_ok() {
+                return Err(already_there(&beside).into());
+            }
+        }
+        if kept.is_some() && !(own.is_empty() && further.is_empty()) {
+            return Err(Error::usage("--keep-old", "is for images of one file")
+                .in_file(path)
+                .into());
+        }
+        let output = FileSet::create(path, &further, true)?;
+        let done = self.copy.run(target, &output)?;
+        let new_files = output.read_back_further()?;
+        self.verify(&output, new_files, &done, true)?;
+        // Verifying took its time.
+        self.copy.check_source()?;
+        if let Some(kept) = kept {
+            keep(path, kept)?;
+        }
+        output.commit(true).inspect_err(|_| {
+            if let Some(kept) = kept {
+                let _ = std::fs::remove_file(kept);
+            }
+        })?;
+        let is_new = |old: &Path| further.iter().any(|name| path.with_file_name(name) == *old);
+        for old in own.into_iter().filter(|old| !is_new(old)) {
+            // Nothing refers to it any more.
+            let _ = std::fs::remove_file(old);
+        }
+        Ok(self.converted(done))
     }
 
     fn to_device(&self, target: Box<dyn BlockTarget>, path: &Path) -> Result<Converted> {
@@ -353,6 +407,16 @@ impl Job<'_> {
         };
         verify(written.disk()?, &expected, self.copy.setting)
     }
+}
+
+/// Gives the file at `path` a second name, which stays when the first one is taken.
+fn keep(path: &Path, kept: &Path) -> Result<()> {
+    std::fs::hard_link(path, kept).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => already_there(kept).into(),
+        _ => Error::io("keep the old file under another name", e)
+            .in_file(kept)
+            .into(),
+    })
 }
 
 /// Digests of the guest content of `source`.

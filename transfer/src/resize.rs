@@ -75,17 +75,16 @@ pub fn refuse_loss(source: &dyn BlockSource, size: u64, moves_gpt: bool) -> Resu
         .collect();
     let backup = partitions.gpt.as_ref().map(|gpt| gpt.backup());
     let backup = backup.filter(|backup| backup.end > size);
-    let mut free = vec![size..source.size()];
+    let mut known = source.size()..source.size();
     if let Some(backup) = &backup {
         let start = backup.start.clamp(size, source.size());
-        let end = backup.end.clamp(start, source.size());
-        free = vec![size..start, end..source.size()];
+        known = start..backup.end.clamp(start, source.size());
         if !moves_gpt {
             let Range { start, end } = backup;
             there.push(format!("the copy of the GPT, bytes {start} to {end}"));
         }
     }
-    for range in free {
+    for range in [size..known.start, known.end..source.size()] {
         if let Some(at) = first_data(source, range)? {
             there.push(format!("data from byte {at} on"));
             break;

@@ -18,7 +18,7 @@
 //! ahead of each other. Whoever reads further behind makes it begin anew, at an entry; a zstd file of one frame and a
 //! bzip2 file of one stream have none but their start. Who does that too often is told to unpack the file.
 //!
-//! Memory: about 100 MiB, with what zstd holds for files that were packed with windows of more than 8 MiB: at most 180.
+//! Memory: about 100 MiB, with what zstd holds for files that were packed with windows of more than 8 MiB: at most 190 MiB.
 
 mod decoder;
 mod entry;

@@ -12,6 +12,13 @@ const INPUT: u64 = 256 << 10;
 /// Bytes behind the last block of a gzip member: CRC-32 and length.
 const GZIP_TRAILER: u64 = 8;
 
+/// Streams that a file may have however little they hold.
+const STREAMS_FREE: u64 = 1 << 16;
+
+/// Bytes that the others hold on average, at least. Whoever packs in parts (bgzip, pigz, pbzip2, pzstd) makes them larger;
+/// a file of empty streams takes a second for every few kilobytes.
+const STREAM_LEAST: u64 = 4 << 10;
+
 /// A packed file that is being unpacked.
 pub struct Stream {
     inner: StorageRef,
@@ -25,6 +32,8 @@ pub struct Stream {
     next: u64,
     /// Offset in what is unpacked.
     out: u64,
+    /// Streams that were begun.
+    streams: u64,
     /// Most bytes that decoders held at their end.
     memory: usize,
 }
@@ -48,6 +57,7 @@ impl Stream {
             taken: 0,
             next: 0,
             out: 0,
+            streams: 0,
             memory: 0,
         }
     }
@@ -178,6 +188,16 @@ impl Stream {
                 kind: Kind::Stream,
             });
         }
+        self.streams += 1;
+        if self.streams > STREAMS_FREE + self.out / STREAM_LEAST {
+            return Err(
+                Error::limit(self.structure(), "is cut into too many small ones")
+                    .at(position)
+                    .found(format!("{} streams of {} bytes", self.streams, self.out))
+                    .hint("unpack the file first")
+                    .in_file(self.inner.path()),
+            );
+        }
         self.decoder = Some(Decoder::new(self.packing));
         Ok(true)
     }
@@ -260,12 +280,19 @@ impl Stream {
 
     /// What the library says, at about `position`.
     fn wrong(&self, why: &'static str, position: u64) -> Error {
-        // The library has no other stable way to tell: ZSTD_error_frameParameter_windowTooLarge by its text.
+        // The library has no other stable way to tell ZSTD_error_frameParameter_windowTooLarge and
+        // ZSTD_error_dictionary_wrong than by their texts.
         if why.contains("too much memory") {
             return Error::limit(self.structure(), "asks for too much memory")
                 .at(position)
                 .expected("a window of at most 128 MiB")
                 .hint("unpack the file first: zstd -d --long=31")
+                .in_file(self.inner.path());
+        }
+        if why.contains("Dictionary") {
+            return Error::unsupported(self.structure(), "was packed with a dictionary")
+                .at(position)
+                .hint("unpack the file first: zstd -d -D DICTIONARY")
                 .in_file(self.inner.path());
         }
         self.error("is damaged", position)

@@ -69,6 +69,8 @@ pub struct NewImage {
     pub is_fixed: bool,
     physical_sector_size: u32,
     parent: Option<Parent>,
+    /// The ids of the image whose place it takes: its own, and that of its disk.
+    kept: (Option<ImageId>, Option<Uuid>),
 }
 
 /// What the image stands on.
@@ -133,6 +135,7 @@ impl NewImage {
             is_fixed,
             physical_sector_size,
             parent: backing.map(Parent::new).transpose()?,
+            kept: options.kept(),
         })
     }
 
@@ -219,9 +222,14 @@ impl NewImage {
             Uuid::new_v8(bytes)
         };
         let disk = self.parent.as_ref().and_then(|parent| parent.disk_id);
+        let (kept, kept_disk) = self.kept;
+        let disk = disk.or(kept_disk);
         Ids {
             file_write: id("file write"),
-            data_write: id("data write"),
+            data_write: match kept {
+                Some(ImageId::Uuid(id)) => id,
+                _ => id("data write"),
+            },
             disk: disk.unwrap_or_else(|| id("virtual disk")),
         }
     }

@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use crate::storage::{Storage, StorageRef};
 use crate::tar::{Member, Members};
 
-/// Stretches of blocks that an archive may have: 160 MiB of them. A disk of 4 TiB of which every other block is zeros has
-/// half as many.
-const STRETCHES_MAX: usize = 4 << 20;
+/// Stretches of blocks that an archive may have: 48 bytes each. A disk of 2 TiB of which every other block is zeros has
+/// as many.
+const STRETCHES_MAX: usize = 1 << 20;
 
 /// Largest block, in bytes. Nobody writes others than of 1 MiB.
 const BLOCK_MAX: u64 = 2 << 20;

@@ -225,6 +225,22 @@ pub struct Setting {
     pub required: bool,
 }
 
+/// Settings of VMware that say what a machine has a field for.
+const FACTS: &[&str] = &[
+    "firmware",
+    "bootOptions.efiSecureBootEnabled",
+    "uefi.secureBoot.enabled",
+    "uuid",
+];
+
+impl Setting {
+    /// Whether a machine has a field for what it says.
+    pub fn is_fact(&self) -> bool {
+        let is_such = |key: &&str| key.eq_ignore_ascii_case(&self.key);
+        self.family != SettingFamily::Xen && FACTS.iter().any(is_such)
+    }
+}
+
 /// Whose key a [`Setting`] is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -72,7 +72,9 @@ fn facts_are_read() {
 fn what_is_written_reads_the_same() {
     let first = machine(VMX);
     let written = write(&first).unwrap();
-    assert!(written.notes.is_empty(), "{:?}", written.notes);
+    // The file of a disk that is not there is a name of the host.
+    assert_eq!(written.notes.len(), 1, "{:?}", written.notes);
+    assert!(written.notes[0].contains("scsi0:1.fileName"));
     let mut second = machine(&written.text);
     // Bridges and an absent floppy are written out.
     second
@@ -81,8 +83,33 @@ fn what_is_written_reads_the_same() {
         .retain(|s| !s.key.starts_with("pciBridge") && !s.key.starts_with("floppy"));
     assert_eq!(second.nics[0].mac, first.nics[0].mac);
     let mut first = first;
+    first.extra.settings.retain(|s| s.key != "scsi0:1.fileName");
     first.cd_drives[0].connected = Some(true);
     assert_eq!(second, first);
+}
+
+#[test]
+fn settings_from_elsewhere_name_nothing_of_a_host() {
+    let mut machine = machine(VMX);
+    for (key, value) in [
+        ("scsi0:5.fileName", "/dev/sda"),
+        ("vmx.log.filename", "/etc/cron.d/x"),
+        ("a\nfloppy0.present", "TRUE"),
+        ("serial0.fileName", "/dev/ttyS0"),
+        ("good.key", "kept"),
+    ] {
+        machine.extra.settings.push(crate::machine::Setting {
+            family: SettingFamily::Vmx,
+            key: key.to_owned(),
+            value: value.to_owned(),
+            required: false,
+        });
+    }
+    let text = write(&machine).unwrap().text;
+    assert!(text.contains("good.key = \"kept\""));
+    for bad in ["/dev/", "/etc/", "floppy0.present = \"TRUE\""] {
+        assert!(!text.contains(bad), "{bad}: {text}");
+    }
 }
 
 #[test]

@@ -318,11 +318,20 @@ impl Vmx {
 
     /// Keys of VMware's own, unless something else was said under the same key; others are told.
     fn settings(&mut self, prefix: &str, settings: &[Setting], written: &mut Written) {
+        let mut unsafe_keys = Vec::new();
         for setting in settings.iter().filter(|s| s.family == SettingFamily::Vmx) {
             let key = format!("{prefix}{}", setting.key);
-            if self.lines.get(&key).is_none() {
+            if !is_harmless(&setting.key) {
+                unsafe_keys.push(setting.key.as_str());
+            } else if self.lines.get(&key).is_none() {
                 self.set(key, &setting.value);
             }
+        }
+        if !unsafe_keys.is_empty() {
+            written.note(format!(
+                "settings that name files or devices of a host are left out: {}",
+                listed(unsafe_keys)
+            ));
         }
         let strange = settings.iter().filter(|s| s.family != SettingFamily::Vmx);
         let strange: Vec<&str> = strange.map(|s| s.key.as_str()).collect();
@@ -330,6 +339,24 @@ impl Vmx {
             written.note(format!("settings are left out: {}", listed(strange)));
         }
     }
+}
+
+/// Whether a setting may be taken over from wherever it comes: a key, and none that names a file or a device of the host.
+fn is_harmless(key: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "filename",
+        "devicename",
+        "rawdevice",
+        "workingdir",
+        "swap.dir",
+        "log.file",
+        "nvram",
+        "vmstate",
+        "configfile",
+    ];
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+    let lower = key.to_ascii_lowercase();
+    !key.is_empty() && key.chars().all(is_key) && !NAMES.iter().any(|name| lower.contains(name))
 }
 
 fn flag(value: bool) -> &'static str {

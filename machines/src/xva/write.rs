@@ -389,7 +389,7 @@ impl Writer<'_> {
         let settings = extra
             .settings
             .iter()
-            .filter(|s| s.family != SettingFamily::Xen);
+            .filter(|s| s.family != SettingFamily::Xen && !s.is_fact());
         let settings: Vec<&str> = settings.map(|s| s.key.as_str()).collect();
         if !settings.is_empty() {
             self.note(format!(

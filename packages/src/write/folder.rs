@@ -36,6 +36,7 @@ pub fn ovf(
     let beside = |extension| format!("{}.{extension}", base_of(path));
     names.manifest = names.manifest.map(|_| beside("mf"));
     names.certificate = names.certificate.map(|_| beside("cert"));
+    refuse_stale(path, &names, force)?;
     let files: Vec<String> = names.members().map(str::to_owned).collect();
     let seals = [&names.manifest, &names.certificate].into_iter().flatten();
     let further: Vec<OsString> = files.iter().chain(seals).map(OsString::from).collect();
@@ -53,14 +54,12 @@ pub fn ovf(
         if let Some(name) = name {
             let base = part(done.len() + 1);
             let one = members.disk(disk, name, None, &output, base)?;
-            output.set_len(base + one.len)?;
             done.push(one);
         }
     }
     for disc in input.discs.iter_mut().flatten() {
         let base = part(done.len() + 1);
         let one = members.disc(disc, &output, base)?;
-        output.set_len(base + one.len)?;
         done.push(one);
     }
     let describer = Describer {
@@ -136,7 +135,6 @@ pub fn vmx(
     for (index, disc) in input.discs.iter_mut().flatten().enumerate() {
         let base = part(1 + plan.files.len() + index);
         let one = members.disc(disc, &output, base)?;
-        output.set_len(base + one.len)?;
         done.push(one);
     }
     let mut machine = input.machine.clone();
@@ -149,6 +147,23 @@ pub fn vmx(
     }
     if options.copy.verify {
         plan.verify(&members, &input.disks, &done, &output.read_back_further()?)?;
+    }
+    for floppy in &mut machine.floppies {
+        if let Some(medium) = floppy.medium.take() {
+            let note = format!("the floppy disk {} is left out", medium.href);
+            members.notes.push(note);
+        }
+    }
+    for port in &mut machine.serial_ports {
+        if let Some(target) = port
+            .target
+            .take_if(|target| !Href::new(target.as_str()).is_flat())
+        {
+            let target = target.escape_debug();
+            members
+                .notes
+                .push(format!("a serial port loses what is behind it: {target}"));
+        }
     }
     let written = machines::vmx::write(&machine)?;
     write_text(&output, 0, written.text.as_bytes())?;
@@ -194,6 +209,15 @@ fn base_of(path: &Path) -> String {
 }
 
 fn create(path: &Path, further: &[OsString], force: bool, input: &Input) -> Result<FileSet> {
+    if path.is_symlink() {
+        return Err(Error::refused(
+            "target",
+            "is a link: the files that belong together would stand in two folders",
+        )
+        .hint("name the file that the link leads to")
+        .in_file(path)
+        .into());
+    }
     let disks = || input.disks.iter().flat_map(|d| &d.image.storages);
     let discs = || input.discs.iter().flatten().map(|d| &d.storage);
     let beside = further.iter().map(|name| path.with_file_name(name));
@@ -202,6 +226,27 @@ fn create(path: &Path, further: &[OsString], force: bool, input: &Input) -> Resu
     }
     let path = check_name(path, force)?;
     Ok(FileSet::create(&path, further, force)?)
+}
+
+/// Fails when a seal of an earlier package is beside `path`, which the new one does not have: it would disprove it.
+fn refuse_stale(path: &Path, names: &Names, force: bool) -> Result<()> {
+    for (extension, new) in [("mf", &names.manifest), ("cert", &names.certificate)] {
+        let old = path.with_extension(extension);
+        if new.is_none() && old.symlink_metadata().is_ok() {
+            let hint = if force {
+                "remove it first"
+            } else {
+                "remove it, or choose another name"
+            };
+            return Err(
+                Error::refused("target", "what sealed another package is in its place")
+                    .hint(hint)
+                    .in_file(&old)
+                    .into(),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn write_text(output: &FileSet, index: usize, text: &[u8]) -> FormatResult<()> {

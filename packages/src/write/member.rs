@@ -140,6 +140,10 @@ impl<'a> MemberWriter<'a> {
             let part = ordered(output, base, &hasher)?;
             let copied = copy.run(target, &part)?;
             let len = part.finish()?;
+            if !output.is_stream() {
+                // The file may have been made longer ahead of the writes.
+                output.set_len(base + len)?;
+            }
             return Ok(Done {
                 len,
                 digest: finish(hasher),
@@ -176,6 +180,9 @@ impl<'a> MemberWriter<'a> {
             Ok(part.write_at(piece, at)?)
         })?;
         let len = part.finish()?;
+        if !output.is_stream() {
+            output.set_len(base + len)?;
+        }
         disc.storage.check_unchanged()?;
         provided.map_or(Ok(()), |holds| holds())?;
         Ok(Done {

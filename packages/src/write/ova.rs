@@ -49,7 +49,7 @@ pub fn ova(
             }
             writer.write_stream(&StreamOutput::new(stream), room, front)
         }
-        Place::Device(path) => Err(no_device(path)),
+        Place::Device(path) | Place::Replacement { path, .. } => Err(no_device(path)),
     }
 }
 

@@ -60,7 +60,7 @@ pub fn xva(
             }
             writer.write(&mut inputs, &text, &StreamOutput::new(stream))?;
         }
-        Place::Device(path) => return Err(no_device(path)),
+        Place::Device(path) | Place::Replacement { path, .. } => return Err(no_device(path)),
     }
     Ok(writer.made)
 }

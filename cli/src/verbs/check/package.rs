@@ -55,9 +55,47 @@ pub fn look(
     answer.damage.extend(opened.seal.damage.iter().cloned());
     let work = Work::new(arguments.jobs)?;
     work.watched(&arguments.output, |setting| {
+        references(&opened, answer)?;
         files(&opened, &work, answer)?;
         disks(arguments, &opened, &strict, setting, answer)
     })
+}
+
+/// Looks for files that the description names and that are not there, and for those that it does not name.
+fn references(opened: &Opened, answer: &mut Answer) -> Result<(), Failure> {
+    let mut known = BTreeSet::new();
+    for file in &opened.package.files {
+        let href = file.href.as_str();
+        known.insert(href.strip_prefix("./").unwrap_or(href));
+        if file.chunk_size.is_some() {
+            // Those of disks are looked at when they are read.
+            continue;
+        }
+        let found = opened.find(href);
+        if let Some(None) = answer.unless_damage(found)? {
+            let name = href.escape_debug();
+            answer
+                .damage
+                .push(format!("the description names {name}, which is not there"));
+        }
+    }
+    let Some(archive) = opened.archive().filter(|_| opened.kind == Kind::Ova) else {
+        return Ok(());
+    };
+    for name in &archive.names {
+        let is_seal = [".mf", ".cert"].iter().any(|end| name.ends_with(end));
+        let is_chunk = known.iter().any(|href| {
+            let rest = name
+                .strip_prefix(href)
+                .and_then(|rest| rest.strip_prefix('.'));
+            rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+        });
+        if *name != opened.description && !is_seal && !is_chunk && !known.contains(name.as_str()) {
+            let name = name.escape_debug();
+            answer.warn_once(format!("the description says nothing of {name}"));
+        }
+    }
+    Ok(())
 }
 
 /// Holds every file against the manifest.
@@ -95,7 +133,12 @@ fn files(opened: &Opened, work: &Work, answer: &mut Answer) -> Result<(), Failur
         };
         let entries = opened.seal.entries(&entry.name);
         let checked = Pending::unwatched(file, entries).check(work.cancel());
-        answer.unless_damage(checked)?;
+        match checked {
+            Err(transfer::Error::Image(error)) => {
+                answer.unless_damage(Err(error)).map(|_: Option<()>| ())?
+            }
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
     let opened = opened.ok_or_else(|| {
         Error::refused("target", "is a folder")
             .hint("name the file; only the disks of packages go to a folder")
-            .in_file(&arguments.target)
+            .in_file(arguments.target())
     })?;
     if arguments.backing.is_some() {
         return Err(
@@ -56,11 +56,6 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
             adapter: None,
         });
     }
-    let made_folder = !arguments.target.exists();
-    if made_folder {
-        std::fs::create_dir(&arguments.target)
-            .map_err(|e| Error::io("create", e).in_file(&arguments.target))?;
-    }
     let work = Work::new(arguments.reading.jobs)?.salvaging(job.context.salvage);
     let watch = |pending| source::watch(pending, work.cancel(), job.context.salvage);
     let profile = job.profile.filter(|p| format_of(p.disk.0) == job.format);
@@ -78,7 +73,12 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
         seed: Vec::new(),
         watch: &watch,
     };
-    let (folder, force) = (&arguments.target, arguments.force);
+    let made_folder = !arguments.target().exists();
+    if made_folder {
+        std::fs::create_dir(arguments.target())
+            .map_err(|e| Error::io("create", e).in_file(arguments.target()))?;
+    }
+    let (folder, force) = (arguments.target(), arguments.force);
     let started = Instant::now();
     let made = work.watched(&arguments.output, |setting| {
         write::images(disks, folder, names, job.format, force, &options, setting)

@@ -6,6 +6,7 @@
 //! | `folder.rs` | an image of each disk of a machine |
 //! | `package.rs` | a package |
 //! | `described.rs` | the machine around a disk, from the command line |
+//! | `replace.rs` | an image in the place of the one that was read |
 //! | `outcome.rs`, `told.rs` | what is told at the end of one disk, and of several |
 
 mod described;
@@ -13,13 +14,14 @@ mod disk;
 mod folder;
 mod outcome;
 mod package;
+mod replace;
 mod told;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use formats::options::parse_size;
-use formats::{DRIVERS, Error, Format, driver};
+use formats::{DRIVERS, Error, Format, OpenContext, driver};
 use machines::profiles::{self, Profile};
 use packages::Kind;
 use packages::write::format_of;
@@ -35,8 +37,15 @@ use crate::{open, report, source};
 
 /// Runs the verb.
 pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
-    let to_stdout = arguments.target.as_os_str() == "-";
+    let to_stdout = arguments.target().as_os_str() == "-";
     let profile = profile(arguments)?;
+    if arguments.replace {
+        let context = OpenContext {
+            detailed: true,
+            ..open::context(&arguments.reading.opening, false)?
+        };
+        return replace::run(arguments, profile, &context);
+    }
     let target = target(arguments, to_stdout, profile)?;
     if arguments.options.iter().any(|o| o == "help") {
         return list_options(target, profile);
@@ -49,6 +58,11 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
     let format = match target {
         Named::Disk(format) => format,
+        Named::Package(Kind::Toml) => {
+            return Err(Error::usage("-O toml", "is no package")
+                .hint("info --toml prints the machine")
+                .into());
+        }
         Named::Package(kind) => {
             refuse_sizes(arguments, "a package")?;
             return package::run(arguments, kind, profile, &context);
@@ -61,7 +75,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         profile,
         context: &context,
     };
-    if !to_stdout && is_folder(&arguments.target) {
+    if !to_stdout && is_folder(arguments.target()) {
         refuse_sizes(arguments, "a folder")?;
         return folder::run(&job);
     }
@@ -78,7 +92,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         Work::new(jobs)?
     };
     let work = work.salvaging(arguments.reading.salvage);
-    let outcome = job.run(&mut source, &arguments.target, &work)?;
+    let outcome = job.run(&mut source, arguments.target(), &work)?;
     outcome.say_notes();
     if arguments.output.json {
         report::json(&outcome.answer())?;
@@ -148,7 +162,7 @@ fn target(
     if to_stdout {
         return Ok(Named::Disk(Format::Raw));
     }
-    let target = &arguments.target;
+    let target = arguments.target();
     if let Some(profile) = profile.filter(|_| is_folder(target)) {
         return Ok(Named::Disk(format_of(profile.disk.0)));
     }

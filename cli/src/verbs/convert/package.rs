@@ -36,7 +36,7 @@ pub fn run(
         profile: suited(kind, profile)?,
         context,
     };
-    let to_stdout = arguments.target.as_os_str() == "-";
+    let to_stdout = arguments.target().as_os_str() == "-";
     if to_stdout && !matches!(kind, Kind::Ova | Kind::Xva) {
         return Err(Error::usage("standard output", "takes one file: an OVA or an XVA").into());
     }
@@ -322,7 +322,7 @@ struct Target {
 
 impl Target {
     fn find(job: &PackageJob<'_>, machine: &str) -> Result<Target, Failure> {
-        let named = &job.arguments.target;
+        let named = job.arguments.target();
         let has_extension = Kind::by_extension(named) == Some(job.kind);
         let goes_into =
             is_folder(named) || (matches!(job.kind, Kind::Ovf | Kind::Vmx) && !has_extension);
@@ -334,7 +334,7 @@ impl Target {
                 &stem
             };
             return Ok(Target {
-                path: named.clone(),
+                path: named.to_owned(),
                 base: job.profile.file_name(from),
                 made: None,
             });
@@ -347,7 +347,7 @@ impl Target {
         Ok(Target {
             path: named.join(format!("{base}.{}", job.kind)),
             base,
-            made: made.then(|| named.clone()),
+            made: made.then(|| named.to_owned()),
         })
     }
 

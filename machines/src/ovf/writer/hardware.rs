@@ -13,15 +13,8 @@ use crate::written::{Written, listed};
 /// Units of SCSI controllers below which adapters have their place on the bus.
 const FIRST_NIC: usize = 7;
 
-/// Settings that are written from the machine itself.
-const OWN_SETTINGS: &[&str] = &[
-    "firmware",
-    "bootOptions.efiSecureBootEnabled",
-    "uefi.secureBoot.enabled",
-    "uuid",
-    // Points at a file with the variables of an EFI, which uploaders stumble over.
-    "nvram",
-];
+/// Points at a file with the variables of an EFI, which uploaders stumble over.
+const NVRAM: &str = "nvram";
 
 /// Whose hardware it is: that decides how devices are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -424,11 +417,7 @@ fn settings(out: &mut Writer, machine: &Machine, dialect: Dialect, written: &mut
         push("uuid", uuid.clone());
     }
     own.iter().for_each(|s| setting(out, "vmw:Config", s));
-    let is_own = |s: &&Setting| {
-        OWN_SETTINGS
-            .iter()
-            .any(|key| key.eq_ignore_ascii_case(&s.key))
-    };
+    let is_own = |s: &&Setting| s.is_fact() || s.key.eq_ignore_ascii_case(NVRAM);
     let all = || machine.extra.settings.iter().filter(|s| !is_own(s));
     if dialect == Dialect::VMware {
         for (family, element) in [
