@@ -112,7 +112,7 @@ pub struct Convert {
     /// Put the new image in the place of SRC: written beside it, verified, swapped by name with its ids kept, the old one
     /// removed only then. Zeros are dropped on the way. Without -O and -o it is of the same kind as before. Images
     /// elsewhere that stand on SRC are not known: only those beside it are looked for
-    #[arg(long, conflicts_with_all = ["force", "backing", "salvage"])]
+    #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "size", "fix_gpt"])]
     pub replace: bool,
     /// Keep the old image as SRC.old
     #[arg(long, requires = "replace")]
@@ -322,8 +322,9 @@ pub struct Check {
 /// end of a GPT, nothing but zeros. A crash at any point leaves the old size or the new one, and all of the content.
 ///
 /// Raw, VHD, VHDX, qcow2, VDI; VMDKs that are monolithicFlat, monolithicSparse or vmfs. A block device has the size that it
-/// has. The image must not be in use. Images that stand on this one (checkpoints, overlays, linked clones) cannot be found
-/// from it: do not resize an image that has any. Room inside dynamic images is not given back; "convert" does that.
+/// has; with +0 and --fix-gpt its GPT follows. The image must not be in use. It is refused while another image stands on it
+/// (a checkpoint, an overlay, a linked clone) or it is an extent of one; only the images in its own folder are looked at.
+/// Room inside dynamic images is not given back; "convert --replace" does that.
 #[derive(Debug, Args)]
 pub struct Resize {
     /// The image

@@ -133,6 +133,13 @@ fn outcome(tip: &LayerFile, plan: &Plan, context: &OpenContext) -> Result<Layer>
         .into_iter()
         .map(|file| Arc::new(file) as StorageRef)
         .collect();
+    let mut both = files.iter().zip(&after);
+    if let Some((device, after)) = both.find(|(b, a)| b.is_device() && a.len() != b.len()) {
+        return Err(Error::refused("device", "has the size that it has")
+            .found(format!("{} bytes", device.len()))
+            .expected(format!("{} bytes", after.len()))
+            .in_file(device.path()));
+    }
     let Some(first) = after.first().cloned() else {
         return Err(Error::malformed("image", "has no file"));
     };

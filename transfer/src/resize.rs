@@ -7,7 +7,7 @@ use formats::resize::first_data;
 use formats::{BlockSource, Error, Result};
 
 use crate::partitions::Partitions;
-use crate::partitions::gpt::GptMove;
+use crate::partitions::gpt::{Gpt, GptMove};
 
 /// Fails when a disk is not to become as small as `size` bytes: without `shrink` never, with it when that loses something.
 ///
@@ -42,12 +42,9 @@ pub fn gpt_move(source: &dyn BlockSource, size: u64) -> Result<Option<GptMove>> 
     if gpt.fits(size) {
         return Ok(None);
     }
-    let (room, backup) = (gpt.room(size), gpt.backup());
+    let room = gpt.room(size);
     let end = room.end.min(source.size());
-    let start = room.start.min(end);
-    let before = start..backup.start.clamp(start, end);
-    let behind = backup.end.clamp(start, end)..end;
-    for range in [before, behind] {
+    for range in without(room.start.min(end)..end, gpt.copies()) {
         if let Some(at) = first_data(source, range)? {
             return Err(
                 Error::refused("GPT", "something lies where its copy has to go")
@@ -73,18 +70,16 @@ pub fn refuse_loss(source: &dyn BlockSource, size: u64, moves_gpt: bool) -> Resu
         .filter(|partition| partition.bytes.end > size)
         .map(ToString::to_string)
         .collect();
-    let backup = partitions.gpt.as_ref().map(|gpt| gpt.backup());
-    let backup = backup.filter(|backup| backup.end > size);
-    let mut known = source.size()..source.size();
-    if let Some(backup) = &backup {
-        let start = backup.start.clamp(size, source.size());
-        known = start..backup.end.clamp(start, source.size());
-        if !moves_gpt {
-            let Range { start, end } = backup;
-            there.push(format!("the copy of the GPT, bytes {start} to {end}"));
-        }
+    let copies = partitions.gpt.as_ref().map_or(&[][..], Gpt::copies);
+    let lost: Vec<&Range<u64>> = copies.iter().filter(|copy| copy.end > size).collect();
+    if !moves_gpt {
+        let told = lost
+            .iter()
+            .map(|Range { start, end }| format!("the copy of the GPT, bytes {start} to {end}"));
+        there.extend(told);
     }
-    for range in [size..known.start, known.end..source.size()] {
+    let is_all = there.len() == lost.len();
+    for range in without(size..source.size(), copies) {
         if let Some(at) = first_data(source, range)? {
             there.push(format!("data from byte {at} on"));
             break;
@@ -96,10 +91,25 @@ pub fn refuse_loss(source: &dyn BlockSource, size: u64, moves_gpt: bool) -> Resu
     let error = Error::refused("disk", "something lies behind the new end")
         .found(there.join("; "))
         .expected(format!("nothing behind byte {size}"));
-    Err(match (backup, there.len()) {
-        (Some(_), 1) if !moves_gpt => error.hint("--fix-gpt moves the copy of the GPT"),
-        _ => error,
+    Err(match is_all && there.len() == lost.len() && !moves_gpt {
+        true => error.hint("--fix-gpt moves the copy of the GPT"),
+        false => error,
     })
+}
+
+/// The parts of `range` that are in none of `others`.
+fn without(range: Range<u64>, others: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut parts = vec![range];
+    for other in others {
+        parts = parts
+            .into_iter()
+            .flat_map(|Range { start, end }| {
+                [start..end.min(other.start), start.max(other.end)..end]
+            })
+            .filter(|part| !part.is_empty())
+            .collect();
+    }
+    parts
 }
 
 /// What the user should know when a disk with a GPT has `size` bytes by now.

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use formats::open::children_beside;
 use formats::resize::{allocate, overwrite, parts, plan};
 use formats::{Error, Format, Image, InPlace, InPlaceFile, LayerFile, OpenContext, Plan, driver};
 use serde::Serialize;
@@ -43,6 +44,7 @@ pub fn run(arguments: &args::Resize) -> Result<ExitCode, Failure> {
         arguments.fix_gpt,
     )
     .map_err(|e| e.in_file(&arguments.image))?;
+    refuse_children(tip(&image)?, &context)?;
     refuse_damage(tip(&image)?, &context)?;
     let format = tip(&image)?.info.format;
     let image = open::said(image);
@@ -131,8 +133,11 @@ impl Job<'_> {
             return Ok(false);
         };
         let format = tip(&image)?.info.format;
-        for (offset, bytes) in moved.backup.iter().chain(&moved.primary) {
-            let plan = allocate(&image, *offset..offset.saturating_add(bytes.len() as u64))?;
+        let written = moved.backup.iter().chain(&moved.primary);
+        let written =
+            written.map(|(offset, bytes)| *offset..offset.saturating_add(bytes.len() as u64));
+        for range in written.chain(moved.cleared.iter().cloned()) {
+            let plan = allocate(&image, range)?;
             if !plan.is_empty() {
                 carry_out(&image, &plan)?;
                 image = self.reopen(format)?;
@@ -147,6 +152,11 @@ impl Job<'_> {
             overwrite(tip(&image)?, &mut plan, *offset, bytes)?;
         }
         plan.sync();
+        for old in moved.cleared {
+            let zeros = vec![0; old.end.saturating_sub(old.start) as usize];
+            overwrite(tip(&image)?, &mut plan, old.start, &zeros)?;
+        }
+        plan.sync();
         carry_out(&image, &plan)?;
         Ok(true)
     }
@@ -155,6 +165,29 @@ impl Job<'_> {
 fn tip(image: &Image) -> Result<&LayerFile, Failure> {
     let tip = image.tip();
     Ok(tip.ok_or_else(|| Error::malformed("chain", "has no layer"))?)
+}
+
+/// A parent that changes is no parent any more, for most programs; and a part of an image says nothing of its size.
+fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
+    if tip.storage.is_device() {
+        return Ok(());
+    }
+    let children = children_beside(tip, context)?;
+    let Some(child) = children.first() else {
+        return Ok(());
+    };
+    let (why, advice) = match child.is_whole {
+        true => ("is a part of another image", "resize that one"),
+        false => (
+            "another image stands on it",
+            "resize the one on top, or merge or remove it first",
+        ),
+    };
+    Err(Error::refused("image", why)
+        .found(child.path.display())
+        .hint(advice)
+        .in_file(&tip.path)
+        .into())
 }
 
 /// What is damaged is not changed: nobody knows what else is wrong.

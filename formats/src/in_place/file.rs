@@ -72,6 +72,20 @@ fn in_use(path: &Path) -> Error {
 }
 
 fn lock(file: &File, path: &Path) -> Result<()> {
+    // Locks of the other kind are only looked for: where a server keeps both, they would be in each other's way. Devices
+    // are locked like this by udev, again and again.
+    let is_device = file
+        .metadata()
+        .is_ok_and(|m| m.file_type().is_block_device());
+    if !is_device {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use(path)),
+            Ok(()) => rustix::fs::flock(file, FlockOperation::Unlock)
+                .map_err(|e| Error::io("unlock", e.into()).in_file(path))?,
+            // A file system without such locks.
+            Err(_) => {}
+        }
+    }
     match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Err(in_use(path)),

@@ -52,6 +52,8 @@ pub struct Gpt {
     copy: Copy,
     is_primary: bool,
     has_backup: bool,
+    /// Where copies at the end lie, in bytes: the one that is named, and one that was left behind at the end of the disk.
+    copies: Vec<Range<u64>>,
 }
 
 /// What is written to move a table to another end of the disk. The order matters: one copy is whole at any time.
@@ -61,6 +63,8 @@ pub struct GptMove {
     pub backup: Vec<(u64, Vec<u8>)>,
     /// The header at the front, and the protective record, when that is on stable storage.
     pub primary: Vec<(u64, Vec<u8>)>,
+    /// Bytes that held the copy before, and are to be zeros when all else is on stable storage.
+    pub cleared: Vec<Range<u64>>,
 }
 
 impl Gpt {
@@ -77,12 +81,30 @@ impl Gpt {
         let backup = Copy::read(source, sector, at)?;
         let has_backup = backup.is_some();
         let is_primary = primary.is_some();
-        Ok(primary.or(backup).map(|copy| Gpt {
-            sector,
-            copy,
-            is_primary,
-            has_backup,
+        let left_behind = match at == last {
+            true => None,
+            false => Copy::read(source, sector, last)?,
+        };
+        let copies = [backup.clone(), left_behind];
+        Ok(primary.or(backup).map(|copy| {
+            let guid = copy.header.disk_guid;
+            let copies = copies.into_iter().flatten();
+            Gpt {
+                sector,
+                copy,
+                is_primary,
+                has_backup,
+                copies: copies
+                    .filter(|other| other.header.disk_guid == guid)
+                    .filter_map(|other| other.tail(sector))
+                    .collect(),
+            }
         }))
+    }
+
+    /// Where copies lie that nobody needs once the table is moved, in bytes.
+    pub fn copies(&self) -> &[Range<u64>] {
+        &self.copies
     }
 
     /// Bytes of a sector.
@@ -176,7 +198,26 @@ impl Gpt {
                 (room.end - self.sector, sector(backup)),
             ],
             primary: at_front,
+            cleared: self.left_of_copies(&room),
         })
+    }
+
+    /// What of the copies lies neither in `room`, where the new one goes, nor in a partition.
+    fn left_of_copies(&self, room: &Range<u64>) -> Vec<Range<u64>> {
+        let partitions = self.partitions();
+        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
+        let is_free = |range: &Range<u64>| {
+            !range.is_empty() && !partitions.iter().any(|p| overlap(&p.bytes, range))
+        };
+        let outside = |copy: &Range<u64>| {
+            let Range { start, end } = *copy;
+            [start..end.min(room.start), start.max(room.end)..end]
+        };
+        self.copies
+            .iter()
+            .flat_map(outside)
+            .filter(is_free)
+            .collect()
     }
 
     fn entry_sectors(&self) -> u64 {
@@ -210,6 +251,14 @@ impl Copy {
         let entries = bytes_at(source, at, len)?;
         let entries = entries.filter(|e| libdeflater::crc32(e) == header.entries_crc.get());
         Ok(entries.map(|entries| Copy { header, entries }))
+    }
+
+    /// Where it lies, if it stands in one piece with the header last, as at the end of a disk.
+    fn tail(&self, sector: u64) -> Option<Range<u64>> {
+        let sectors = (self.entries.len() as u64).div_ceil(sector);
+        let (first, last) = (self.header.entries_lba.get(), self.header.my_lba.get());
+        let is_whole = first.checked_add(sectors) == Some(last);
+        is_whole.then_some(first.checked_mul(sector)?..last.checked_add(1)?.checked_mul(sector)?)
     }
 }
 

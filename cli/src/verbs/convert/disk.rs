@@ -143,8 +143,19 @@ impl DiskJob<'_> {
             return Ok(false);
         }
         source.image.source = Arc::new(Window::new(disk, wanted));
-        if let Some(GptMove { backup, primary }) = moved {
-            let patches = backup.into_iter().chain(primary).collect();
+        if let Some(moved) = moved {
+            let GptMove {
+                backup,
+                primary,
+                cleared,
+            } = moved;
+            // Of an old copy behind the new end nothing arrives.
+            let zeros = cleared.into_iter().map(|old| {
+                let len = old.end.min(wanted).saturating_sub(old.start);
+                (old.start, vec![0; len as usize])
+            });
+            let zeros = zeros.filter(|(_, bytes)| !bytes.is_empty());
+            let patches = zeros.chain(backup).chain(primary).collect();
             source.image.source = Arc::new(Patched::new(source.image.source.clone(), patches));
             report::note("the copy of the GPT was moved to the end of the disk");
         }
