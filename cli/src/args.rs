@@ -26,6 +26,8 @@ pub enum Verb {
     Measure(Measure),
     Check(Check),
     Resize(Resize),
+    Apply(Apply),
+    Merge(Merge),
     Compare(Compare),
     Digest(Digest),
     /// Print the completions for a shell
@@ -47,6 +49,8 @@ impl Verb {
             Verb::Measure(v) => v.output.json,
             Verb::Check(v) => v.output.json,
             Verb::Resize(v) => v.json,
+            Verb::Apply(v) => v.output.json,
+            Verb::Merge(v) => v.output.json,
             Verb::Compare(v) => v.output.json,
             Verb::Digest(v) => v.output.json,
             Verb::Completions { .. } | Verb::Man => false,
@@ -106,6 +110,10 @@ pub struct Convert {
     /// Compute a digest of the guest content on the way
     #[arg(long, value_name = "ALG")]
     pub digest: Option<DigestAlgorithm>,
+    /// Write down what DST was made from, so that "apply" can bring a delta on SRC after it: into DST.receipt.json, or into
+    /// this file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = ["replace", "backing", "size", "salvage"])]
+    pub receipt: Option<Option<PathBuf>>,
     /// Replace DST if it exists
     #[arg(long)]
     pub force: bool,
@@ -346,6 +354,74 @@ pub struct Resize {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Write what a delta defines onto a copy of its parent.
+///
+/// The base of a chain is converted while the machine runs on a checkpoint; afterwards, with the machine off, only the delta
+/// (AVHD, AVHDX, VMDK or VHD delta, qcow2 overlay) follows. COPY may be an image of any format that stands alone, or a block
+/// device. Only what the delta defines is written. COPY has to be known as a copy of the delta's parent: by its receipt
+/// ("convert --receipt"), by comparing it with --parent, or with --trust.
+///
+/// What is interrupted is finished by running it again; until then no other verb takes COPY.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The delta
+    pub child: PathBuf,
+    /// The copy of what the delta stands on
+    pub copy: PathBuf,
+    /// Format of the delta; without it, what its content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Format of the copy; without it, what its content says
+    #[arg(short = 'F', long, value_name = "FMT")]
+    pub copy_format: Option<String>,
+    /// The receipt of the copy; without it, COPY.receipt.json
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
+    /// The image that the delta stands on: it is compared with the copy first, all of it
+    #[arg(long, value_name = "IMAGE", conflicts_with = "trust")]
+    pub parent: Option<PathBuf>,
+    /// Take the copy for one of the delta's parent, whatever is known of it
+    #[arg(long)]
+    pub trust: bool,
+    /// Only say how many bytes would be written
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read back what was written and compare it with the delta
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Write a delta into its own parent, as when a checkpoint is deleted.
+///
+/// The parent is the image that CHILD names. All that CHILD defines is written into it, with the size that CHILD has; until
+/// the end the chain shows the same disk at any moment, so that what is interrupted is finished by running it again. CHILD
+/// stays unless --remove is said; it still shows the same disk then.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// The delta
+    pub child: PathBuf,
+    /// Its format; without it, what its content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Remove the delta when all of it is in its parent
+    #[arg(long)]
+    pub remove: bool,
+    /// Only say how many bytes would be written
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read back what was written and compare it with the delta
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// A size to go to.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::in_place::{InPlace, Plan};
+use crate::in_place::{Allocation, InPlace, Plan};
 use crate::luks::Passphrase;
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
@@ -260,6 +260,9 @@ pub struct ParentReference {
     pub format: Option<Format>,
     /// The identities of which the parent must have one; none: any file will do.
     pub identities: Vec<ImageId>,
+    /// When the parent was last written, in seconds since 1970, as the delta says it (VHD). Not checked when it is opened:
+    /// copying a file gives it another time.
+    pub modified: Option<u64>,
     /// The logical sector size in bytes that the parent must have, where the format has several.
     pub sector_size: Option<u32>,
 }
@@ -334,12 +337,12 @@ pub trait Driver: Sync {
         .hint("convert --size makes a copy of another size"))
     }
 
-    /// Gives a place in the image to all of `range` of the disk that has none, so that it can be overwritten there. What
-    /// the disk holds stays the same. The image stands on no other one.
+    /// Gives a place in the image to all of the ranges that has none, so that it can be overwritten there. What the disk
+    /// holds stays the same, also after a crash at any point, but for the ranges themselves if they are given up.
     ///
     /// # Errors
     /// As [`Driver::resize`].
-    fn allocate(&self, layer: &LayerFile, _range: Range<u64>) -> Result<Plan> {
+    fn allocate(&self, layer: &LayerFile, _wanted: &Allocation) -> Result<Plan> {
         Ok(Plan::new(layer.source.size()))
     }
 

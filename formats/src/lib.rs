@@ -80,7 +80,7 @@ pub use driver::{
     Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use in_place::{InPlace, InPlaceFile, Plan, Step};
+pub use in_place::{Allocation, Ids, InPlace, InPlaceFile, Plan, Step};
 pub use luks::Passphrase;
 pub use open::{Image, LayerFile, open, open_storage};
 pub use options::Options;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::driver::{Layer, OpenContext, driver};
 use crate::error::{Error, Result};
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::{Image, LayerFile};
 use crate::reader::RunReader;
 use crate::source::{BlockSource, Mapping, Run, mapped, run_at};
@@ -79,13 +79,24 @@ fn planned(image: &Image, tip: &LayerFile, size: u64, context: &OpenContext) -> 
 /// # Errors
 /// `Refused` for an image that stands on another one; as [`plan`].
 pub fn allocate(image: &Image, range: Range<u64>) -> Result<Plan> {
+    if let (Some(tip), true) = (image.tip(), image.layers.len() > 1) {
+        return Err(Error::refused("image", "stands on another one").in_file(&tip.path));
+    }
+    let ranges = [range];
+    allocate_all(image, &Allocation::new(&ranges, image.source.clone()))
+}
+
+/// How all that is `wanted` gets a place in the image that was named, whether it stands on another one or not.
+///
+/// # Errors
+/// As [`plan`].
+pub fn allocate_all(image: &Image, wanted: &Allocation) -> Result<Plan> {
     let Some(tip) = image.tip() else {
         return Err(Error::malformed("chain", "has no layer"));
     };
-    if image.layers.len() > 1 {
-        return Err(Error::refused("image", "stands on another one").in_file(&tip.path));
-    }
-    let plan = driver(tip.info.format).allocate(tip, range);
+    let mut wanted = wanted.clone();
+    wanted.is_delta = image.layers.len() > 1;
+    let plan = driver(tip.info.format).allocate(tip, &wanted);
     plan.map_err(|e| e.in_file(&tip.path))
 }
 
@@ -111,8 +122,8 @@ pub fn overwrite(tip: &LayerFile, plan: &mut Plan, offset: u64, bytes: &[u8]) ->
     Ok(())
 }
 
-/// Where in the files of an image a run stands, if it is stored as it is in one of them.
-fn place_of(tip: &LayerFile, run: &Run) -> Option<u64> {
+/// Where in the files of an image a run stands, if it is stored as it is in one of them: as plans count.
+pub fn place_of(tip: &LayerFile, run: &Run) -> Option<u64> {
     let Mapping::Stored { storage, offset } = &run.mapping else {
         return None;
     };

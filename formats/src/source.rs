@@ -46,6 +46,18 @@ impl Run {
     pub fn new(len: u64, mapping: Mapping) -> Run {
         Run { len, mapping }
     }
+
+    /// `len` bytes of it, from byte `by` on: no more than there are.
+    pub fn part(&self, by: u64, len: u64) -> Run {
+        let mut mapping = self.mapping.clone();
+        match &mut mapping {
+            Mapping::Stored { offset, .. } => *offset = offset.saturating_add(by),
+            // A unit is no longer than 32 bits say.
+            Mapping::Packed { skip, .. } => *skip = skip.saturating_add(by as u32),
+            Mapping::Absent | Mapping::Zero => {}
+        }
+        Run::new(len, mapping)
+    }
 }
 
 /// Where the bytes of a run stand.
@@ -130,11 +142,12 @@ pub fn run_at(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> 
 /// holes there are.
 const FIRST_LOOK: u64 = 2 << 20;
 
-/// [`run_at`] for disks that are made of others: the file is asked for holes once, and not by every disk on the way.
+/// [`run_at`] without asking files for holes: for disks that are made of others, so that it is asked once and not by
+/// every disk on the way, and for writing, which holes are no bar to.
 ///
 /// # Errors
 /// As [`run_at`].
-pub(crate) fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
+pub fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
     let left = source.size().saturating_sub(offset);
     let limit = limit.min(left);
     if limit == 0 {

@@ -362,7 +362,9 @@ impl Job<'_> {
         output.sync()?;
         let wanted = Wanted {
             digests: self.copy.options.digests.clone(),
-            affordable_digest: self.copy.options.verify && self.copy.options.digests.is_empty(),
+            affordable_digest: (self.copy.options.verify
+                || self.copy.options.affordable_digest)
+                && self.copy.options.digests.is_empty(),
             fingerprint: self.copy.options.verify,
         };
         let source = self.copy.image.source.as_ref();

@@ -29,6 +29,8 @@ pub struct CopyOptions {
     pub digests: Vec<Algorithm>,
     /// Whether to read the target back and compare.
     pub verify: bool,
+    /// Whether to compute the BLAKE3 of the guest content, unless hashing zeros would take longer than the data.
+    pub affordable_digest: bool,
     /// Ids and times from the content and from this time (seconds since 1970), not random and not now.
     pub reproducible: Option<u64>,
     /// Whether a raw file may become a clone of its source on file systems that can.
@@ -94,7 +96,8 @@ impl Copy<'_> {
     ) -> Result<Copied> {
         let wanted = Wanted {
             digests: self.options.digests.clone(),
-            affordable_digest: self.options.verify && self.options.digests.is_empty(),
+            affordable_digest: (self.options.verify || self.options.affordable_digest)
+                && self.options.digests.is_empty(),
             fingerprint: self.options.verify
                 || (self.options.reproducible.is_some() && self.options.identity.is_none()),
         };

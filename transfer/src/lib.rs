@@ -25,6 +25,7 @@
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`], [`check`](mod@check) | two disks side by side; how much is data; what is damaged |
+//! | [`delta`] | what one layer of a chain defines, written into an image that is there |
 //! | [`partitions`], [`resize`](mod@resize) | what partition tables say; what is lost when a disk becomes smaller |
 //! | [`output`] | files, devices, pipes; direct I/O |
 //! | [`same_storage`] | whether a target is its own source under another name |
@@ -37,6 +38,7 @@ pub mod compare;
 pub mod convert;
 pub mod copy;
 pub mod count;
+pub mod delta;
 pub mod digest;
 mod error;
 pub mod identity;

@@ -367,7 +367,7 @@ impl Pass<'_> {
         };
         let mut done = 0;
         for part in whole.chunks_mut(step) {
-            let piece = advance(run, done as u64, part.len() as u64);
+            let piece = run.part(done as u64, part.len() as u64);
             match (worker.reader.read(&piece, part), self.setting.salvage) {
                 (Ok(()), _) => {}
                 (Err(error), Some(salvage)) => {
@@ -483,15 +483,4 @@ fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
 /// Bytes in all of `ranges`.
 fn total(ranges: &[Range<usize>]) -> u64 {
     ranges.iter().map(|r| (r.end - r.start) as u64).sum()
-}
-
-/// The part of `run` from `skip` on, `len` bytes of it.
-fn advance(run: &Run, by: u64, len: u64) -> Run {
-    let mut mapping = run.mapping.clone();
-    match &mut mapping {
-        Mapping::Stored { offset, .. } => *offset += by,
-        Mapping::Packed { skip, .. } => *skip += by as u32,
-        Mapping::Absent | Mapping::Zero => {}
-    }
-    Run::new(len, mapping)
 }

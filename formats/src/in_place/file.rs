@@ -6,9 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate};
 
-use super::InPlace;
+use super::{InPlace, write_zeros};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 
@@ -53,6 +53,12 @@ impl InPlaceFile {
 }
 
 impl InPlaceFile {
+    /// Whether it is the file that `storage` reads.
+    pub fn is_of(&self, storage: &dyn Storage) -> bool {
+        let meta = self.file.metadata();
+        meta.is_ok_and(|meta| storage.file_id() == Some((meta.dev(), meta.ino())))
+    }
+
     /// Makes a file called `path` with the rights of this one.
     fn write_beside(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let meta = self.file.metadata()?;
@@ -102,6 +108,21 @@ impl InPlace for InPlaceFile {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|e| Error::io("write", e).at(offset).in_file(&self.path))
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        let meta = self.file.metadata();
+        let is_device = meta.is_ok_and(|meta| meta.file_type().is_block_device());
+        let how = match is_device {
+            true => FallocateFlags::ZERO_RANGE,
+            // A hole reads as zeros, and takes no room.
+            false => FallocateFlags::PUNCH_HOLE,
+        };
+        let zeroed = fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len);
+        match zeroed {
+            Ok(()) => Ok(()),
+            Err(_) => write_zeros(self, offset, len),
+        }
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

@@ -9,22 +9,33 @@
 //! | `file.rs` | a file that is open for writing, and locked |
 //! | `plan.rs` | steps, and carrying them out |
 //! | `planned.rs` | a file as it will be |
+//! | `allocation.rs` | what an image is asked to give places to |
 //! | `crash.rs` | files in memory that remember what a crash would leave, for tests |
 
+mod allocation;
 pub mod crash;
 mod file;
 mod plan;
 mod planned;
 
+pub use allocation::{Allocation, Guest, Ids};
 pub use file::InPlaceFile;
 pub use plan::{Plan, Step};
 
 use crate::error::Result;
 
+/// Bytes that are copied or zeroed in one go.
+const PIECE: u64 = 1 << 20;
+
 /// What is changed where it stands.
 pub trait InPlace: Send + Sync {
     /// Writes all of `bytes` at `offset`, making the file longer where needed.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+
+    /// Writes `len` zeros at `offset`, inside the file.
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        write_zeros(self, offset, len)
+    }
 
     /// Makes the file exactly `len` bytes long; what is added reads as zeros.
     fn set_len(&self, len: u64) -> Result<()>;
@@ -35,4 +46,16 @@ pub trait InPlace: Send + Sync {
 
     /// Returns when everything written so far is on stable storage.
     fn sync(&self) -> Result<()>;
+}
+
+fn write_zeros(out: &(impl InPlace + ?Sized), offset: u64, len: u64) -> Result<()> {
+    let zeros = vec![0; len.min(PIECE) as usize];
+    let mut at = 0;
+    while at < len {
+        let count = (len - at).min(PIECE);
+        let piece = zeros.get(..count as usize).unwrap_or(&zeros);
+        out.write_at(piece, offset.saturating_add(at))?;
+        at += count;
+    }
+    Ok(())
 }

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::InPlace;
+use super::{Guest, InPlace, PIECE};
 use super::planned::PlannedStorage;
 use crate::error::{Error, Result};
+use crate::reader::read_guest;
 use crate::storage::StorageRef;
 use crate::target::PART;
-
-/// Bytes that are copied or zeroed in one go.
-const PIECE: u64 = 1 << 20;
 
 /// What is done to the files of an image. Offsets are those of [`PART`]: the parts are the image itself and then its
 /// further files, in the order of [`crate::LayerFile::further`].
@@ -35,6 +33,17 @@ pub enum Step {
     /// Copies what stood at `from` before the first step. Both places are in one file.
     Copy {
         /// File offset of the first byte to read.
+        from: u64,
+        /// File offset of the first byte to write.
+        to: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+    /// Copies what a disk holds. Nothing that the plan writes before is a part of it.
+    CopyGuest {
+        /// The disk.
+        guest: Guest,
+        /// Offset on the disk of the first byte to read.
         from: u64,
         /// File offset of the first byte to write.
         to: u64,
@@ -117,6 +126,18 @@ impl Plan {
         }
     }
 
+    /// Adds a copy of what `guest` holds.
+    pub fn copy_guest(&mut self, guest: Guest, from: u64, to: u64, len: u64) {
+        if len > 0 {
+            self.steps.push(Step::CopyGuest {
+                guest,
+                from,
+                to,
+                len,
+            });
+        }
+    }
+
     /// Adds a change of length.
     pub fn set_len(&mut self, part: u64, len: u64) {
         self.steps.push(Step::SetLen { part, len });
@@ -189,7 +210,7 @@ impl Step {
     fn part(&self) -> Option<u64> {
         match self {
             Step::Write { offset, .. } | Step::Fill { offset, .. } => Some(offset / PART),
-            Step::Copy { to, .. } => Some(to / PART),
+            Step::Copy { to, .. } | Step::CopyGuest { to, .. } => Some(to / PART),
             Step::SetLen { part, .. } | Step::Replace { part, .. } => Some(*part),
             Step::Sync => None,
         }
@@ -222,6 +243,19 @@ fn carry_out(step: &Step, file: &StorageRef, out: &dyn InPlace) -> Result<()> {
             pieces(*len, |at, count| {
                 buffer.resize(count as usize, 0);
                 file.read_at(&mut buffer, from % PART + at)?;
+                out.write_at(&buffer, to % PART + at)
+            })
+        }
+        Step::CopyGuest {
+            guest,
+            from,
+            to,
+            len,
+        } => {
+            let mut buffer = Vec::new();
+            pieces(*len, |at, count| {
+                buffer.resize(count as usize, 0);
+                read_guest(guest.0.as_ref(), from + at, &mut buffer)?;
                 out.write_at(&buffer, to % PART + at)
             })
         }

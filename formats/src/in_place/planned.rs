@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::Guest;
 use super::plan::Step;
 use crate::error::Result;
+use crate::reader::read_guest;
 use crate::storage::{Storage, StorageRef, check_range};
 use crate::target::PART;
 
@@ -17,6 +19,8 @@ enum Content {
     Fill(u8),
     /// What stands at this offset of the old file.
     Old(u64),
+    /// What stands at this offset of a disk.
+    Guest(Guest, u64),
 }
 
 /// A range of the file, by the offset at which it starts.
@@ -56,6 +60,12 @@ impl PlannedStorage {
                 self.put(offset % PART, *len, Content::Fill(*byte));
             }
             Step::Copy { from, to, len } => self.put(to % PART, *len, Content::Old(from % PART)),
+            Step::CopyGuest {
+                guest,
+                from,
+                to,
+                len,
+            } => self.put(to % PART, *len, Content::Guest(guest.clone(), *from)),
             Step::SetLen { len, .. } => self.set_len(*len),
             Step::Replace { bytes, .. } => {
                 self.set_len(0);
@@ -134,6 +144,7 @@ impl Content {
             Content::Bytes(bytes, start) => Content::Bytes(bytes.clone(), start + by as usize),
             Content::Fill(byte) => Content::Fill(*byte),
             Content::Old(at) => Content::Old(at.saturating_add(by)),
+            Content::Guest(guest, at) => Content::Guest(guest.clone(), at.saturating_add(by)),
         }
     }
 }
@@ -162,6 +173,7 @@ impl Storage for PlannedStorage {
                 }
                 Content::Fill(byte) => now.fill(byte),
                 Content::Old(from) => self.base.read_at(now, from)?,
+                Content::Guest(guest, from) => read_guest(guest.0.as_ref(), from, now)?,
             }
             at += count;
             rest = later;
@@ -174,7 +186,7 @@ impl Storage for PlannedStorage {
         let limit = limit.min(len);
         match content {
             Content::Fill(0) => Ok((limit, false)),
-            Content::Bytes(..) | Content::Fill(_) => Ok((limit, true)),
+            Content::Bytes(..) | Content::Fill(_) | Content::Guest(..) => Ok((limit, true)),
             Content::Old(at) => self.base.extent(at, limit),
         }
     }

@@ -113,6 +113,7 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         }
     };
     Ok(ParentReference {
+        modified: None,
         names: vec![name.to_owned()],
         structure: BACKING_NAME,
         format,

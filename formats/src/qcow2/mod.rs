@@ -64,7 +64,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext, Repaired};
 use crate::error::Result;
-use crate::in_place::{InPlace, Plan};
+use crate::in_place::{Allocation, InPlace, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -121,8 +121,8 @@ impl Driver for Qcow2Driver {
         resize::resize(layer, size)
     }
 
-    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
-        allocate::allocate(&layer.storage, range)
+    fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
+        allocate::allocate(&layer.storage, wanted)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

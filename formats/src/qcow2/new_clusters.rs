@@ -179,13 +179,17 @@ impl<'a> NewClusters<'a> {
     /// # Errors
     /// Those of the storage.
     pub fn free(&mut self, plan: &mut Plan, first: u64, count: u64) -> Result<()> {
-        for cluster in first..first.saturating_add(count) {
-            let users = self.refcounts.count(cluster)?;
-            if users > 0 {
-                self.set_count(plan, cluster, users - 1)?;
-            }
-        }
-        Ok(())
+        let mut all = first..first.saturating_add(count);
+        all.try_for_each(|cluster| self.release(plan, cluster, 1))
+    }
+
+    /// Counts `users` users less of a cluster that was not touched before.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub fn release(&mut self, plan: &mut Plan, cluster: u64, users: u64) -> Result<()> {
+        let count = self.refcounts.count(cluster)?;
+        self.set_count(plan, cluster, count.saturating_sub(users))
     }
 
     fn set_count(&mut self, plan: &mut Plan, cluster: u64, count: u64) -> Result<()> {

@@ -33,10 +33,7 @@ const CHANGED: std::ops::Range<usize> = 24..60;
 /// do not say their size.
 pub fn resize(layer: &LayerFile, size: u64) -> Result<Plan> {
     let storage = &layer.storage;
-    let mut first = vec![0; storage.len().min(FULL_LENGTH as u64) as usize];
-    storage.read_at(&mut first, 0)?;
-    let header = Header::parse(&first)?;
-    let extensions = Extensions::read(storage.as_ref(), &header)?;
+    let (header, extensions) = read_header(storage.as_ref())?;
     refuse(storage.as_ref(), &header, &extensions)?;
     // QEMU counts in sectors.
     let Some(size) = size.checked_next_multiple_of(512) else {
@@ -66,7 +63,16 @@ pub fn resize(layer: &LayerFile, size: u64) -> Result<Plan> {
     Ok(plan)
 }
 
-fn refuse(storage: &dyn Storage, header: &Header, extensions: &Extensions) -> Result<()> {
+pub(super) fn read_header(storage: &dyn Storage) -> Result<(Header, Extensions)> {
+    let mut first = vec![0; storage.len().min(FULL_LENGTH as u64) as usize];
+    storage.read_at(&mut first, 0)?;
+    let header = Header::parse(&first)?;
+    let extensions = Extensions::read(storage, &header)?;
+    Ok((header, extensions))
+}
+
+/// Fails for an image that nobody should write to who does not know all that is in it.
+pub(super) fn refuse_changes(header: &Header, extensions: &Extensions) -> Result<()> {
     let refused = |why: &'static str| Error::refused("image", why);
     if header.has(DIRTY) || header.has(CORRUPT) {
         return Err(refused("is marked as dirty or corrupt")
@@ -77,12 +83,18 @@ fn refuse(storage: &dyn Storage, header: &Header, extensions: &Extensions) -> Re
             .found(format!("autoclear features {:#x}", header.autoclear)));
     }
     if extensions.bitmaps.is_some() {
-        return Err(refused("has dirty bitmaps, which are made for its size")
+        return Err(refused("has dirty bitmaps, which would not be right any more")
             .hint("remove them with \"qemu-img bitmap --remove\""));
     }
+    Ok(())
+}
+
+fn refuse(storage: &dyn Storage, header: &Header, extensions: &Extensions) -> Result<()> {
+    refuse_changes(header, extensions)?;
     if header.snapshots == 0 {
         return Ok(());
     }
+    let refused = |why: &'static str| Error::refused("image", why);
     let snapshots = snapshots::all(storage, header)?;
     if header.version < 3 || snapshots.iter().any(|s| s.disk_size.is_none()) {
         return Err(

@@ -1,30 +1,28 @@
 //! Places for blocks that have none, in an image that is there: behind all others.
 
-use std::ops::Range;
-
 use super::block_map::Entry;
 use super::header::{ENTRY, Header};
 use crate::error::Result;
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::storage::{StorageRef, read_array};
 
-/// How all blocks of `range` of the disk in `storage` get a place in it.
+/// How all blocks of the disk in `storage` that are `wanted` get a place in it.
 ///
 /// # Errors
 /// Those of the header and of the storage.
-pub fn allocate(storage: &StorageRef, range: Range<u64>) -> Result<Plan> {
+pub fn allocate(storage: &StorageRef, wanted: &Allocation) -> Result<Plan> {
     let header = Header::read(storage.as_ref())?;
     let mut plan = Plan::new(header.disk_size);
     let size = u64::from(header.block_size);
-    let blocks = range.start / size..range.end.div_ceil(size).min(header.guest_blocks());
     let mut added = Vec::new();
-    for index in blocks {
+    let blocks = wanted.units(size);
+    for index in blocks.take_while(|index| *index < header.guest_blocks()) {
         let at = header.map_offset + index * ENTRY;
         if !matches!(
             Entry::from(read_array(storage.as_ref(), at)?),
             Entry::Block(_)
         ) {
-            added.push(at);
+            added.push((index, at));
         }
     }
     if added.is_empty() {
@@ -42,10 +40,14 @@ pub fn allocate(storage: &StorageRef, range: Range<u64>) -> Result<Plan> {
         let there = storage.len().saturating_sub(start).min(header.stride());
         plan.zero(start, there);
     }
+    for ((index, _), place) in added.iter().zip(header.allocated..) {
+        let block = index * size..(index + 1) * size;
+        wanted.fill(&mut plan, &block, header.block_offset(place))?;
+    }
     plan.sync();
     plan.write(0, counted.over(&read_array(storage.as_ref(), 0)?));
     plan.sync();
-    for (at, index) in added.into_iter().zip(header.allocated..) {
+    for ((_, at), index) in added.into_iter().zip(header.allocated..) {
         plan.write(at, index.to_le_bytes());
     }
     plan.sync();

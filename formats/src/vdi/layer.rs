@@ -92,6 +92,7 @@ fn parent(
         return without_parent(kind, salvage, warnings);
     }
     Ok(Some(ParentReference {
+        modified: None,
         names: Vec::new(),
         structure: "parent id",
         format: Some(Format::Vdi),

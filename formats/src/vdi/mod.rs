@@ -34,14 +34,13 @@ mod resize;
 pub mod source;
 pub mod target;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use self::header::{ImageType, SECTOR, SIGNATURE, SIGNATURE_OFFSET};
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, LayerInfo, OpenContext};
 use crate::error::Result;
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -91,8 +90,8 @@ impl Driver for VdiDriver {
         resize::resize(&layer.storage, size)
     }
 
-    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
-        allocate::allocate(&layer.storage, range)
+    fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
+        allocate::allocate(&layer.storage, wanted)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -45,7 +45,6 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,7 +61,7 @@ use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
 };
 use crate::error::{Error, Result};
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
@@ -115,8 +114,8 @@ impl Driver for VhdDriver {
         resize::resize(&layer.storage, size)
     }
 
-    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
-        allocate::allocate(&layer.storage, range)
+    fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
+        allocate::allocate(&layer.storage, wanted)
     }
 
     fn options(&self) -> &'static [OptionSpec] {
@@ -285,6 +284,8 @@ fn parent_reference(
         );
     }
     Ok(ParentReference {
+        modified: (header.parent_timestamp != 0)
+            .then(|| footer::EPOCH + u64::from(header.parent_timestamp)),
         names,
         structure: "parent locator",
         format: Some(if raw { Format::Raw } else { Format::Vhd }),

@@ -215,6 +215,7 @@ fn parent_reference(locator: &ParentLocator, metadata: &Metadata) -> Result<Pare
     }
     let linkages = std::iter::once(locator.parent_linkage).chain(locator.parent_linkage_2);
     Ok(ParentReference {
+        modified: None,
         names,
         structure: "parent locator",
         format: Some(Format::Vhdx),

@@ -29,11 +29,12 @@
 //! | `log` | entries, finding those that count, the file with them replayed |
 //! | `layer`, `source`, `info` | opening, the map, what `info` shows |
 //! | `check` | what reading does not show |
-//! | `resize` | another size for a disk that is there |
+//! | `resize`, `allocate` | another size for a disk that is there; blocks behind its end |
 //! | `new_image`, `bat_writer`, `target`, `target_fixed`, `target_differencing` | laying out a new image |
 //!
 //! The facts are those of [MS-VHDX], and of what QEMU and disk2vhd do where they differ from it.
 
+mod allocate;
 pub mod bat;
 mod bat_writer;
 mod check;
@@ -58,7 +59,6 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -68,7 +68,7 @@ use self::target_differencing::DifferencingTarget;
 use self::target_fixed::FixedTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -107,8 +107,8 @@ impl Driver for VhdxDriver {
         resize::resize(&layer.storage, size)
     }
 
-    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
-        resize::allocate(&layer.storage, range)
+    fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
+        allocate::allocate(layer, wanted)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -16,8 +16,8 @@ use super::metadata::{MAX_DISK_SIZE, Metadata};
 use super::region_table::{RegionTable, TABLES_AT};
 use crate::driver::OpenContext;
 use crate::error::{Error, Result};
-use crate::in_place::Plan;
-use crate::storage::{StorageRef, read_array};
+use crate::in_place::{Ids, Plan};
+use crate::storage::StorageRef;
 
 /// Bytes that are written as a whole or not at all.
 const SECTOR: u64 = 512;
@@ -36,7 +36,7 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
             .expected("at most 64 TiB"));
     };
     let mut change = Change::new(storage, &structures, size);
-    change.renew_headers(&structures.headers);
+    change.renew_headers(&structures.headers, Ids::New);
     if change.new.blocks() > change.old.blocks() {
         change.with_larger_bat(&structures.regions)?;
     }
@@ -44,43 +44,8 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
     Ok(change.plan)
 }
 
-/// How all blocks of `range` of the disk in `storage` get a place in it.
-///
-/// # Errors
-/// As [`resize`].
-pub fn allocate(storage: &StorageRef, range: Range<u64>) -> Result<Plan> {
-    let structures = whole(storage)?;
-    let layout = BatLayout::new(&structures.metadata);
-    let mut change = Change::new(storage, &structures, layout.disk_size);
-    let blocks = range.start / layout.block_size..range.end.div_ceil(layout.block_size);
-    let bat = structures.regions.bat.offset;
-    let mut entries = Vec::new();
-    for block in blocks.start..blocks.end.min(layout.blocks()) {
-        let at = bat + layout.block_index(block) * ENTRY;
-        let entry = BatEntry(u64::from_le_bytes(read_array(storage.as_ref(), at)?));
-        if layout.state(entry).is_some_and(|state| !state.is_stored()) {
-            entries.push((at, BatEntry::fully_present(change.end)));
-            change.end = change
-                .end
-                .checked_add(layout.block_size)
-                .ok_or_else(|| too_long(block))?;
-        }
-    }
-    if entries.is_empty() {
-        return Ok(change.plan);
-    }
-    change.renew_headers(&structures.headers);
-    change.plan.set_len(0, change.end);
-    change.plan.sync();
-    for (at, entry) in entries {
-        change.plan.write(at, entry.0.to_le_bytes());
-    }
-    change.plan.sync();
-    Ok(change.plan)
-}
-
 /// The structures of a file that was closed properly.
-fn whole(storage: &StorageRef) -> Result<Structures> {
+pub(super) fn whole(storage: &StorageRef) -> Result<Structures> {
     let structures = Structures::read(storage, &OpenContext::default())?;
     let is_closed = matches!(structures.log, LogState::Empty | LogState::Clean);
     if is_closed && structures.headers.damage.is_none() {
@@ -91,18 +56,18 @@ fn whole(storage: &StorageRef) -> Result<Structures> {
     ))
 }
 
-struct Change<'a> {
+pub(super) struct Change<'a> {
     storage: &'a StorageRef,
     old: BatLayout,
     new: BatLayout,
     is_fixed: bool,
     /// Where what is added to the file goes: a multiple of 1 MiB.
-    end: u64,
-    plan: Plan,
+    pub(super) end: u64,
+    pub(super) plan: Plan,
 }
 
 impl<'a> Change<'a> {
-    fn new(storage: &'a StorageRef, structures: &Structures, size: u64) -> Change<'a> {
+    pub(super) fn new(storage: &'a StorageRef, structures: &Structures, size: u64) -> Change<'a> {
         let old = BatLayout::new(&structures.metadata);
         Change {
             storage,
@@ -118,14 +83,18 @@ impl<'a> Change<'a> {
     }
 
     /// Writes both headers, the one that does not count first ([MS-VHDX] 2.2.2).
-    fn renew_headers(&mut self, headers: &Headers) {
+    pub(super) fn renew_headers(&mut self, headers: &Headers, ids: Ids) {
         let is_first =
             Header::read_copy(self.storage.as_ref(), 0).is_ok_and(|h| h == headers.current);
         let order = match is_first {
             true => [1, 0],
             false => [0, 1],
         };
-        let (file_write_guid, data_write_guid) = (Uuid::new_v4(), Uuid::new_v4());
+        let file_write_guid = Uuid::new_v4();
+        let data_write_guid = match ids {
+            Ids::New => Uuid::new_v4(),
+            Ids::Kept => headers.current.data_write_guid,
+        };
         for (number, index) in (1..).zip(order) {
             let header = Header {
                 sequence_number: headers.current.sequence_number.saturating_add(number),
@@ -231,6 +200,6 @@ impl<'a> Change<'a> {
     }
 }
 
-fn too_long(len: u64) -> Error {
+pub(super) fn too_long(len: u64) -> Error {
     Error::limit("BAT", "would be longer than a region can be").found(len)
 }

@@ -1,21 +1,19 @@
 //! Places for grains that have none, in a sparse extent that is there: behind all others.
 
-use std::ops::Range;
-
 use super::SECTOR;
 use super::header::SparseHeader;
 use super::hosted::geometry;
 use super::layer::Kind;
 use crate::error::{Error, Result};
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::LayerFile;
 use crate::storage::{StorageRef, read_array};
 
-/// How all grains of `range` of the disk in `layer` get a place in it.
+/// How all grains of the disk in `layer` that are `wanted` get a place in it.
 ///
 /// # Errors
 /// `Unsupported` for compressed grains, and tables that are not there.
-pub fn allocate(layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+pub fn allocate(layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
     let storage = &layer.storage;
     let mut plan = Plan::new(layer.source.size());
     if Kind::read(storage.as_ref())? != Kind::Hosted {
@@ -25,10 +23,11 @@ pub fn allocate(layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
     let Some(directory) = header.directory.filter(|_| !header.is_compressed()) else {
         return Err(Error::unsupported("vmdk", "has compressed grains"));
     };
-    let grains = range.start / header.grain_size..range.end.div_ceil(header.grain_size);
+    let size = header.grain_size;
+    let mut filled = Vec::new();
     let mut end = storage.len().next_multiple_of(header.grain_size);
     let mut entries = Vec::new();
-    for grain in grains {
+    for grain in wanted.units(size) {
         let at = entry_at(storage, &header, directory, grain)?;
         // 0 is nothing, 1 is zeros.
         if le32(storage, at)? > 1 {
@@ -37,6 +36,7 @@ pub fn allocate(layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
         let sector = u32::try_from(end / SECTOR)
             .map_err(|_| Error::limit("vmdk", "the file would be larger than 2 TiB"))?;
         entries.push((at, sector));
+        filled.push((grain, end));
         if let Some(redundant) = header.redundant.filter(|at| *at != directory) {
             entries.push((entry_at(storage, &header, redundant, grain)?, sector));
         }
@@ -46,6 +46,9 @@ pub fn allocate(layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
         return Ok(plan);
     }
     plan.set_len(0, end);
+    for (grain, place) in filled {
+        wanted.fill(&mut plan, &(grain * size..(grain + 1) * size), place)?;
+    }
     plan.sync();
     for (at, sector) in entries {
         plan.write(at, sector.to_le_bytes());

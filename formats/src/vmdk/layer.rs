@@ -283,6 +283,7 @@ fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
         );
     }
     Ok(Some(ParentReference {
+        modified: None,
         names: reference::candidates(&hint.replace('\\', "/")),
         structure: STRUCTURE,
         format: Some(Format::Vmdk),

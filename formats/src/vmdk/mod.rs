@@ -44,7 +44,6 @@ mod sparse_layout;
 mod target_extents;
 mod target_stream;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -53,7 +52,7 @@ use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
-use crate::in_place::Plan;
+use crate::in_place::{Allocation, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -98,8 +97,8 @@ impl Driver for VmdkDriver {
         resize::resize(layer, size)
     }
 
-    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
-        allocate::allocate(layer, range)
+    fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
+        allocate::allocate(layer, wanted)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -1,0 +1,260 @@
+//! Receipts: what a copy was made from, and what was applied to it since.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use formats::resize::parts;
+use formats::{Error, LayerFile, ParentReference};
+use serde::{Deserialize, Serialize};
+use transfer::output::file::folder_of;
+
+use crate::failure::Failure;
+
+/// What is added to the name of an image for that of its receipt.
+const EXTENSION: &str = ".receipt.json";
+
+/// Bytes that a receipt may have.
+const LENGTH_MAX: u64 = 1 << 20;
+
+/// The version of receipts that is written and understood.
+const VERSION: u32 = 1;
+
+/// What is known of a copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The version of receipts.
+    pub receipt: u32,
+    /// What the copy holds the content of: the image that a delta on it has to stand on.
+    pub source: Origin,
+    /// The copy.
+    pub target: Copy,
+    /// The delta that is being applied. As long as it stands here, the copy is half of this and half of that.
+    pub applying: Option<Origin>,
+    /// The deltas that were applied, the last one last.
+    pub applied: Vec<Origin>,
+}
+
+/// An image that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its format.
+    pub format: String,
+    /// The id by which its children know it.
+    pub identity: Option<String>,
+    /// Size of its disk in bytes.
+    pub size: u64,
+    /// When it was last written, in seconds since 1970; nothing of devices.
+    pub modified: Option<u64>,
+    /// Digest of its guest content, where it was computed.
+    pub digest: Option<String>,
+}
+
+/// The copy as it was left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Its format.
+    pub format: String,
+    /// Size of its disk in bytes.
+    pub size: u64,
+    /// Its files. Of devices nothing is known but the length.
+    pub files: Vec<CopyFile>,
+}
+
+/// A file of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyFile {
+    /// Its name, without the folder.
+    pub name: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub modified_ns: Option<i64>,
+}
+
+impl Origin {
+    /// What a receipt says of `layer`, whose disk has `size` bytes.
+    pub fn of(layer: &LayerFile, size: u64, digest: Option<String>) -> Origin {
+        let meta = fs::metadata(&layer.path).ok().filter(fs::Metadata::is_file);
+        let modified = meta.and_then(|meta| u64::try_from(meta.mtime()).ok());
+        Origin {
+            file: layer
+                .path
+                .canonicalize()
+                .unwrap_or_else(|_| layer.path.clone()),
+            format: layer.info.format.to_string(),
+            identity: layer.info.identity.map(|id| id.to_string()),
+            size,
+            modified,
+            digest,
+        }
+    }
+
+    /// Why this is not known to be what `parent` names, if it is not.
+    pub fn doubt(&self, parent: &ParentReference) -> Option<String> {
+        if parent.identities.is_empty() {
+            return Some("the delta does not say by an id which image it stands on".to_owned());
+        }
+        let ids: Vec<String> = parent.identities.iter().map(ToString::to_string).collect();
+        let Some(own) = &self.identity else {
+            return Some("what the copy was made from has no id".to_owned());
+        };
+        if !ids.contains(own) {
+            let ids = ids.join(" or ");
+            return Some(format!(
+                "the copy holds image {own} ({}), and the delta stands on {ids}",
+                self.file.display()
+            ));
+        }
+        match (parent.modified, self.modified) {
+            (Some(known), Some(read)) if read < known => Some(format!(
+                "the image was written again (at {known}) after it was copied (as it was at {read}, in seconds since 1970)"
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl Copy {
+    /// The copy whose files are those of `layer`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn of(layer: &LayerFile) -> Result<Copy, Failure> {
+        let mut files = Vec::new();
+        for file in parts(layer) {
+            let path = file.path();
+            let meta = fs::metadata(path).map_err(|e| Error::io("stat", e).in_file(path))?;
+            let seconds = meta.mtime().checked_mul(1_000_000_000);
+            let modified = seconds.and_then(|ns| ns.checked_add(meta.mtime_nsec()));
+            files.push(CopyFile {
+                name: path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                length: file.len(),
+                modified_ns: modified.filter(|_| meta.is_file()),
+            });
+        }
+        Ok(Copy {
+            format: layer.info.format.to_string(),
+            size: layer.source.size(),
+            files,
+        })
+    }
+
+    /// Why `now` is not as it was left, if it is not.
+    pub fn doubt(&self, now: &Copy) -> Option<String> {
+        if self.format != now.format {
+            return Some(format!("it was {}, and is {}", self.format, now.format));
+        }
+        if self.size != now.size {
+            return Some(format!(
+                "its disk had {} bytes, and has {}",
+                self.size, now.size
+            ));
+        }
+        let mut both = self.files.iter().zip(&now.files);
+        let same = |a: &CopyFile, b: &CopyFile| {
+            a.length == b.length && a.modified_ns.is_none_or(|at| b.modified_ns == Some(at))
+        };
+        let other = both.find(|(before, now)| !same(before, now));
+        match other {
+            Some((_, now)) => Some(format!("{} was written to since", now.name)),
+            None if self.files.len() != now.files.len() => Some("it has other files".to_owned()),
+            None => None,
+        }
+    }
+}
+
+/// Where the receipt of the image at `path` is, if nobody says otherwise.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(EXTENSION);
+    path.with_file_name(name)
+}
+
+/// The receipt in the file at `path`, if there is one.
+///
+/// # Errors
+/// `Malformed` for what is none, `Io`.
+pub fn read(path: &Path) -> Result<Option<Receipt>, Failure> {
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("stat", e).in_file(path).into()),
+    };
+    if !meta.is_file() || meta.len() > LENGTH_MAX {
+        return Err(Error::malformed("receipt", "is no receipt")
+            .in_file(path)
+            .into());
+    }
+    let text = fs::read(path).map_err(|e| Error::io("read", e).in_file(path))?;
+    let malformed = |what: String| {
+        Error::malformed("receipt", "is no receipt of diskferry")
+            .found(what)
+            .hint("name the right one with --receipt FILE")
+            .in_file(path)
+    };
+    let receipt: Receipt = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
+    if receipt.receipt != VERSION {
+        return Err(malformed(format!("version {}", receipt.receipt)).into());
+    }
+    Ok(Some(receipt))
+}
+
+impl Receipt {
+    /// That `target` holds what `source` does.
+    pub fn new(source: Origin, target: Copy) -> Receipt {
+        Receipt {
+            receipt: VERSION,
+            source,
+            target,
+            applying: None,
+            applied: Vec::new(),
+        }
+    }
+
+    /// Puts it into the file at `path`, whole, on stable storage.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn write(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |e| Error::io("write the receipt", e).in_file(path);
+        let text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
+        let folder = folder_of(path);
+        let mut builder = tempfile::Builder::new();
+        builder.permissions(fs::Permissions::from_mode(0o644));
+        let mut file = builder.tempfile_in(folder).map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        file.write_all(b"\n").map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        let folder = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(folder.map_err(failed)?)
+    }
+}
+
+/// Fails when a delta is half applied to the image at `path`.
+///
+/// # Errors
+/// `Refused`.
+pub fn refuse_half_applied(path: &Path) -> Result<(), Failure> {
+    let receipt = beside(path);
+    // What is no receipt says nothing.
+    let Ok(Some(found)) = read(&receipt) else {
+        return Ok(());
+    };
+    match found.applying {
+        None => Ok(()),
+        Some(delta) => Err(Error::refused("image", "a delta was applied to it only in part")
+            .found(delta.file.display())
+            .hint("finish it: run \"diskferry apply\" again with the same delta; or make the copy anew, and remove its receipt")
+            .in_file(path)
+            .into()),
+    }
+}

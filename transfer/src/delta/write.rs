@@ -1,0 +1,224 @@
+//! A delta into an image that is there.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use formats::resize::{allocate_all, place_of};
+use formats::source::{mapped, run_at};
+use formats::target::PART;
+use formats::{Allocation, BlockSource, Ids, InPlace, Run, RunReader};
+
+use super::{Amount, Changing, Piece, Pieces};
+use crate::error::{Error, Result};
+use crate::pass::Setting;
+
+/// Bytes that are copied in one go.
+const BUFFER: u64 = 1 << 20;
+
+/// Pieces that get their places together.
+const PIECES: usize = 1 << 14;
+
+/// Bytes of data that get their places together.
+const BYTES: u64 = 1 << 30;
+
+/// Writes what `delta` defines into `image`, which is at least as large. What is interrupted is finished by being done
+/// again. `ids` says whether others may go on taking the image for what it was.
+///
+/// # Errors
+/// Those of the delta and of the image; `Refused` where the image has no place that can be written to; `Interrupted`.
+pub fn write(
+    delta: &dyn BlockSource,
+    image: &mut Changing<'_>,
+    ids: Ids,
+    setting: &Setting<'_>,
+) -> Result<Amount> {
+    let end = image.image().source.size();
+    let mut pieces = Pieces::new(delta, end);
+    let mut ids = ids;
+    let mut written = Amount::default();
+    setting.progress.begin(delta.size().min(end));
+    loop {
+        let (batch, is_last) = batch(&mut pieces)?;
+        written = batch.iter().fold(written, |mut amount, piece| {
+            amount.add(piece);
+            amount
+        });
+        stop(setting)?;
+        write_batch(&batch, image, ids)?;
+        ids = Ids::Kept;
+        if let Some(last) = batch.last() {
+            let data = written.data.saturating_sub(setting.progress.data());
+            let done = setting.progress.done();
+            setting.progress.add(last.range().end.saturating_sub(done), data);
+        }
+        if is_last {
+            break;
+        }
+    }
+    image.sync()?;
+    Ok(written)
+}
+
+/// Reads back what `delta` defines from `image`, and fails where it is something else.
+///
+/// # Errors
+/// `VerifyFailed`; those of reading both; `Interrupted`.
+pub fn verify(
+    delta: &dyn BlockSource,
+    image: &dyn BlockSource,
+    setting: &Setting<'_>,
+) -> Result<()> {
+    let (mut wanted, mut found) = (Vec::new(), Vec::new());
+    let (mut reader, mut back) = (RunReader::new(), RunReader::new());
+    for piece in Pieces::new(delta, image.size()) {
+        let piece = piece?;
+        for (at, part) in parts(&piece) {
+            setting.progress.add(part.len, part.len);
+            stop(setting)?;
+            read(&mut reader, &part, &mut wanted)?;
+            found.clear();
+            while found.len() < wanted.len() {
+                let done = found.len();
+                let run = run_at(image, at + done as u64, (wanted.len() - done) as u64)?;
+                found.resize(done + run.len as usize, 0);
+                back.read(&run, found.get_mut(done..).unwrap_or_default())?;
+            }
+            if wanted != found {
+                return Err(Error::VerifyFailed);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stop(setting: &Setting<'_>) -> Result<()> {
+    match setting.cancel.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted),
+        false => Ok(()),
+    }
+}
+
+/// The next pieces, and whether they are the last.
+fn batch(pieces: &mut Pieces<'_>) -> Result<(Vec<Piece>, bool)> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while batch.len() < PIECES && bytes < BYTES {
+        let Some(piece) = pieces.next().transpose()? else {
+            return Ok((batch, true));
+        };
+        if !piece.is_zero() {
+            bytes += piece.run.len;
+        }
+        batch.push(piece);
+    }
+    Ok((batch, false))
+}
+
+fn write_batch(batch: &[Piece], image: &mut Changing<'_>, ids: Ids) -> Result<()> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for piece in batch {
+        match piece.is_zero() {
+            true => unlike_zero(image, &piece.range(), &mut ranges)?,
+            false => join(&mut ranges, piece.range()),
+        }
+    }
+    let content = image.image().source.clone();
+    let mut wanted = Allocation::new(&ranges, content);
+    wanted.is_given_up = true;
+    wanted.ids = ids;
+    let plan = allocate_all(image.image(), &wanted)?;
+    image.carry_out(&plan)?;
+    let mut reader = RunReader::new();
+    let mut buffer = Vec::new();
+    let tip = image.layer()?;
+    let out = image.out();
+    for piece in batch {
+        if piece.is_zero() {
+            zero(image, &piece.range())?;
+            continue;
+        }
+        for (at, part) in parts(piece) {
+            read(&mut reader, &part, &mut buffer)?;
+            let mut done = 0;
+            while let Some(rest) = buffer.get(done..).filter(|rest| !rest.is_empty()) {
+                // Not through holes of the file: they have a place, too.
+                let at = at + done as u64;
+                let run = mapped(tip.source.as_ref(), at, rest.len() as u64)?;
+                let place = place_of(tip, &run).ok_or_else(|| no_place(image, at))?;
+                let now = rest.get(..run.len as usize).unwrap_or(rest);
+                file_at(&out, place)?.write_at(now, place % PART)?;
+                done += now.len();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes zeros where the image holds anything else.
+fn zero(image: &Changing<'_>, range: &Range<u64>) -> Result<()> {
+    let (tip, out) = (image.layer()?, image.out());
+    let mut at = range.start;
+    while at < range.end {
+        let run = run_at(image.image().source.as_ref(), at, range.end - at)?;
+        if !run.mapping.reads_zero() {
+            let place = place_of(tip, &run).ok_or_else(|| no_place(image, at))?;
+            file_at(&out, place)?.zero_at(place % PART, run.len)?;
+        }
+        at += run.len;
+    }
+    Ok(())
+}
+
+/// Adds what of `range` the image does not know to be zeros.
+fn unlike_zero(
+    image: &Changing<'_>,
+    range: &Range<u64>,
+    ranges: &mut Vec<Range<u64>>,
+) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let run = run_at(image.image().source.as_ref(), at, range.end - at)?;
+        if !run.mapping.reads_zero() {
+            join(ranges, at..at + run.len);
+        }
+        at += run.len;
+    }
+    Ok(())
+}
+
+/// Adds a range behind all others.
+fn join(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    }
+}
+
+/// The parts of a piece that fit a buffer, by their guest offsets.
+fn parts(piece: &Piece) -> impl Iterator<Item = (u64, Run)> {
+    let (offset, len) = (piece.offset, piece.run.len);
+    let starts = (0..len).step_by(BUFFER as usize);
+    starts.map(move |at| {
+        let part = piece.run.part(at, (len - at).min(BUFFER));
+        (offset + at, part)
+    })
+}
+
+fn read(reader: &mut RunReader, run: &Run, buffer: &mut Vec<u8>) -> Result<()> {
+    buffer.resize(run.len as usize, 0);
+    Ok(reader.read(run, buffer)?)
+}
+
+fn file_at<'o>(out: &[&'o dyn InPlace], place: u64) -> Result<&'o dyn InPlace> {
+    let file = usize::try_from(place / PART).ok().and_then(|part| out.get(part));
+    let none = || formats::Error::malformed("image", "has no such file").found(place / PART);
+    Ok(*file.ok_or_else(none)?)
+}
+
+fn no_place(image: &Changing<'_>, at: u64) -> formats::Error {
+    let path = image.layer().map(|layer| layer.path.clone());
+    formats::Error::refused("disk", "has no place there that can be written to")
+        .found(format!("byte {at} of the disk"))
+        .hint("convert the image to a format that can be written to, and begin anew")
+        .in_file(&path.unwrap_or_default())
+}
