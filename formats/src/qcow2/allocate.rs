@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::features::{EXTERNAL_DATA, RAW_EXTERNAL};
 use super::header::{FULL_LENGTH, Header};
 use super::l1::{COPIED, OFFSET_MASK, l2_offset};
-use super::l2::{Cluster, L2Format};
+use super::l2::{Cluster, L2Format, SUBCLUSTERS, Subcluster, Subclusters};
 use super::new_clusters::NewClusters;
 use super::resize::write_header;
 use crate::error::{Error, Result};
@@ -31,6 +31,7 @@ pub fn allocate(storage: &StorageRef, range: Range<u64>) -> Result<Plan> {
         header,
         tables: BTreeMap::new(),
         entries: Vec::new(),
+        zeros: Vec::new(),
     };
     let size = change.header.cluster_size();
     for cluster in range.start / size..range.end.div_ceil(size) {
@@ -52,6 +53,8 @@ struct Change<'a> {
     tables: BTreeMap<u64, u64>,
     /// L2 entries that change: their file offset, and what they say.
     entries: Vec<(u64, Vec<u8>)>,
+    /// What of clusters that there are is not seen yet, and will be: file offsets.
+    zeros: Vec<Range<u64>>,
 }
 
 impl Change<'_> {
@@ -79,14 +82,26 @@ impl Change<'_> {
         if !self.tables.contains_key(&l1_at) {
             self.storage.read_at(&mut entry, at)?;
         }
-        let place = match self.format.parse(&entry)? {
-            Cluster::Absent | Cluster::Zero => self.clusters.take(1)? * size,
-            Cluster::Stored(_) => match entry.first().is_some_and(|byte| byte & 0x80 != 0) {
-                true => return Ok(()),
-                false => return Err(unsupported("a cluster that is shared")),
-            },
-            Cluster::Packed(_) => return Err(unsupported("a compressed cluster")),
-            Cluster::Split(_) => return Err(unsupported("a cluster that is stored in part")),
+        let word = entry.first_chunk().map_or(0, |b| u64::from_be_bytes(*b));
+        let host = word & OFFSET_MASK;
+        let parsed = self.format.parse(&entry)?;
+        if matches!(parsed, Cluster::Packed(_)) {
+            return Err(unsupported("a compressed cluster"));
+        }
+        if host != 0 && word & COPIED == 0 {
+            return Err(unsupported("a cluster that is shared"));
+        }
+        let place = match parsed {
+            Cluster::Stored(_) => return Ok(()),
+            _ if host == 0 => self.clusters.take(1)? * size,
+            Cluster::Split(sub) => {
+                self.blank(host, &sub);
+                host
+            }
+            _ => {
+                self.zeros.push(host..host + size);
+                host
+            }
         };
         let mut bytes = (place | COPIED).to_be_bytes().to_vec();
         if self.format.extended {
@@ -97,6 +112,21 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// Notes the parts of the cluster at `host` that are not stored.
+    fn blank(&mut self, host: u64, sub: &Subclusters) {
+        let size = self.header.cluster_size() / u64::from(SUBCLUSTERS);
+        let mut index = 0;
+        while index < SUBCLUSTERS {
+            let (kind, count) = sub.run(index);
+            let count = count.max(1);
+            let start = host + u64::from(index) * size;
+            if kind != Subcluster::Stored {
+                self.zeros.push(start..start + u64::from(count) * size);
+            }
+            index += count;
+        }
+    }
+
     fn plan(mut self) -> Result<Plan> {
         let mut plan = Plan::new(self.header.size);
         if self.entries.is_empty() {
@@ -105,6 +135,9 @@ impl Change<'_> {
         let table = self.clusters.count_all()?;
         // What is new is zeros.
         plan.set_len(0, self.clusters.end());
+        for range in &self.zeros {
+            plan.zero(range.start, range.end - range.start);
+        }
         self.clusters.write_new(&mut plan);
         plan.sync();
         self.clusters.write_counts(&mut plan)?;
