@@ -5,8 +5,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::peers::{have_qemu, qemu_check, qemu_finds_equal, qemu_size};
-use common::{Folder, convert, guest_digest, have, noise, run, run_ok, s, tool};
+use common::peers::{
+    Readers, have_qemu, qemu_check, qemu_finds_equal, qemu_size, seven_zip_agrees,
+};
+use common::{Folder, convert, diskferry, guest_digest, have, noise, run, run_ok, s, tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -166,6 +168,162 @@ fn what_lies_behind_the_new_end_is_told_and_kept() {
     assert!(std::fs::read(&raw).expect("read") == table);
 }
 
+/// Calls `judge` with images of every format that grew and shrank, and a raw disk with their content.
+fn resized(mut judge: impl FnMut(&str, &Path, &Path, u64)) {
+    for (format, name, options) in KINDS {
+        let folder = Folder::new();
+        let raw = disk(&folder, 10 * MIB);
+        let image = folder.file(name);
+        convert(&raw, &image, &[options, &["-O", format][..]].concat());
+        for size in [60 * MIB, 12 * MIB] {
+            resize(&image, &size.to_string(), &["--shrink"]);
+            set_len(&raw, size);
+            judge(format, &image, &raw, size);
+        }
+    }
+}
+
+#[test]
+fn seven_zip_reads_what_was_resized() {
+    if !have("7zz") {
+        return;
+    }
+    resized(|format, image, raw, size| {
+        if format != "raw" {
+            seven_zip_agrees(format, image, raw, size);
+        }
+    });
+}
+
+#[test]
+fn libyal_and_dissect_read_what_was_resized() {
+    let Some(readers) = Readers::find() else {
+        return;
+    };
+    resized(|format, image, raw, _| {
+        for reader in ["libyal", "dissect"] {
+            // libyal has no module for VDIs.
+            if format != "raw" && (reader, format) != ("libyal", "vdi") {
+                readers.agree(reader, format, image, raw, &[]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_copy_of_another_size_is_made_in_every_format() {
+    if !have_qemu() {
+        return;
+    }
+    let more: &[(&str, &str, &[&str])] = &[
+        ("vmdk", "a.vmdk", &["-o", "subformat=streamOptimized"]),
+        ("vmdk", "a.vmdk", &["-o", "subformat=twoGbMaxExtentSparse"]),
+        ("vmdk", "a.vmdk", &["-o", "subformat=twoGbMaxExtentFlat"]),
+        ("qcow2", "a.qcow2", &["-o", "preallocation=metadata"]),
+    ];
+    for (format, name, options) in KINDS.iter().chain(more) {
+        for (size, argument) in [
+            (26 * MIB, "+16M"),
+            (40 * MIB + 512, "41943552"),
+            (7 * MIB, "7M"),
+        ] {
+            let folder = Folder::new();
+            let raw = disk(&folder, 10 * MIB);
+            let image = folder.file(name);
+            let how = ["-O", format, "--verify", "--shrink", "--size", argument];
+            let answer = convert(&raw, &image, &[options, &how[..]].concat());
+            assert_eq!(answer["verified"], true);
+            set_len(&raw, size);
+            let what = format!("{format} {options:?} {argument}");
+            let (_, seen) = guest_digest(&image, &[]);
+            assert_eq!(seen, size, "{what}");
+            assert!(qemu_finds_equal(format, &image, "raw", &raw), "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_overlay_may_be_larger_than_what_it_stands_on() {
+    if !have_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    let raw = disk(&folder, 10 * MIB);
+    let (base, overlay) = (folder.file("base.qcow2"), folder.file("overlay.qcow2"));
+    convert(&raw, &base, &[]);
+    convert(&raw, &overlay, &["-B", "base.qcow2", "--size", "+5M"]);
+    for size in [15 * MIB, 30 * MIB, 9 * MIB, 33 * MIB] {
+        resize(&overlay, &size.to_string(), &["--shrink"]);
+        set_len(&raw, size);
+        qemu_check("qcow2", &overlay);
+        assert!(qemu_finds_equal("qcow2", &overlay, "raw", &raw), "{size}");
+        assert_eq!(guest_digest(&overlay, &[]), guest_digest(&raw, &[]));
+    }
+}
+
+#[test]
+fn what_others_stand_on_or_are_made_of_is_refused() {
+    let folder = Folder::new();
+    let raw = disk(&folder, 10 * MIB);
+    let refused = |image: &Path, found: &str| {
+        let before = std::fs::read(image).expect("read");
+        let refused = run(&["resize", "--json", "-f", "raw", s(image), "+1M"]);
+        let refused = match image.extension().is_some_and(|e| e == "raw" || e == "vmdk") {
+            true => refused,
+            false => run(&["resize", "--json", s(image), "+1M"]),
+        };
+        assert_eq!((refused.code, &*refused.error_kind()), (Some(5), "refused"));
+        assert!(refused.stderr.contains(found), "{}", refused.stderr);
+        assert!(std::fs::read(image).expect("read") == before);
+    };
+    let base = folder.file("base.qcow2");
+    convert(&raw, &base, &[]);
+    convert(&raw, &folder.file("child.qcow2"), &["-B", "base.qcow2"]);
+    refused(&base, "another image stands on it");
+    let base = folder.file("base.vhdx");
+    convert(&raw, &base, &[]);
+    convert(&raw, &folder.file("child.vhdx"), &["-B", "base.vhdx"]);
+    refused(&base, "another image stands on it");
+    let descriptor = folder.file("flat.vmdk");
+    convert(&raw, &descriptor, &["-o", "subformat=monolithicFlat"]);
+    refused(&folder.file("flat-flat.vmdk"), "part of another image");
+    // The children themselves have none.
+    resize(&folder.file("child.qcow2"), "+1M", &[]);
+    resize(&folder.file("child.vhdx"), "+1M", &[]);
+}
+
+#[test]
+fn a_kill_leaves_the_old_size_or_the_new_one() {
+    let mut random = noise(17, 4000).into_iter();
+    for (format, name, options) in KINDS {
+        let folder = Folder::new();
+        let raw = disk(&folder, 10 * MIB);
+        let image = folder.file(name);
+        convert(&raw, &image, &[options, &["-O", format][..]].concat());
+        let mut old = 10 * MIB;
+        for new in [90, 11, 300, 12, 64, 10].map(|size| size * MIB) {
+            let mut resizing = diskferry()
+                .args(["resize", "--shrink", s(&image), &new.to_string()])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("diskferry");
+            // A resize takes up to 30 ms.
+            let wait = 100 * u64::from(random.next().expect("a byte"));
+            std::thread::sleep(Duration::from_micros(wait));
+            let _ = resizing.kill();
+            resizing.wait().expect("its end");
+            let (digest, size) = guest_digest(&image, &["-f", format]);
+            assert!(size == old || size == new, "{format} {options:?}: {size}");
+            set_len(&raw, size);
+            assert_eq!((digest, size), guest_digest(&raw, &["-f", "raw"]));
+            old = size;
+        }
+        resize(&image, "301M", &[]);
+        run_ok(&["check", "-f", format, s(&image)]);
+    }
+}
+
 #[test]
 fn images_in_use_are_refused() {
     if !have("python3") {
@@ -173,19 +331,28 @@ fn images_in_use_are_refused() {
     }
     let folder = Folder::new();
     let raw = disk(&folder, MIB);
-    let program = "import fcntl, subprocess, sys\n\
-        f = open(sys.argv[1], 'r+b')\n\
-        fcntl.lockf(f, fcntl.LOCK_SH, 1, 100)\n\
-        sys.exit(subprocess.run(sys.argv[2:]).returncode)\n";
-    let diskferry = env!("CARGO_BIN_EXE_diskferry");
-    let python = std::process::Command::new("python3")
-        .args(["-c", program, s(&raw), diskferry, "resize", s(&raw), "2M"])
-        .output()
-        .expect("python3");
-    let said = String::from_utf8_lossy(&python.stderr).into_owned();
-    assert_eq!(python.status.code(), Some(5), "{said}");
-    assert!(said.contains("in use by another program"), "{said}");
-    assert_eq!(raw.metadata().expect("a file").len(), MIB);
+    for lock in [
+        "fcntl.lockf(f, fcntl.LOCK_SH, 1, 100)",
+        "fcntl.flock(f, fcntl.LOCK_SH)",
+        // An OFD lock, as QEMU has it.
+        "fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 100, 1, 0))",
+    ] {
+        let program = format!(
+            "import fcntl, struct, subprocess, sys\n\
+             f = open(sys.argv[1], 'r+b')\n\
+             {lock}\n\
+             sys.exit(subprocess.run(sys.argv[2:]).returncode)\n"
+        );
+        let diskferry = env!("CARGO_BIN_EXE_diskferry");
+        let python = std::process::Command::new("python3")
+            .args(["-c", &program, s(&raw), diskferry, "resize", s(&raw), "2M"])
+            .output()
+            .expect("python3");
+        let said = String::from_utf8_lossy(&python.stderr).into_owned();
+        assert_eq!(python.status.code(), Some(5), "{lock}: {said}");
+        assert!(said.contains("in use by another program"), "{said}");
+        assert_eq!(raw.metadata().expect("a file").len(), MIB);
+    }
 }
 
 #[test]

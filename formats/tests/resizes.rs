@@ -364,3 +364,85 @@ fn places_are_made_without_a_change_of_content() {
     let image = Files::one(Format::Vhd, common::vhd::dynamic());
     image.allocates_safely(0..20_000, "dynamic VHD");
 }
+
+/// What is written in tests of chance, and how far a disk may grow there.
+const KINDS: [(Format, &str, u64); 9] = [
+    (Format::Raw, "", 3 << 20),
+    (Format::Vhd, "subformat=fixed", 3 << 20),
+    (Format::Vhd, "block_size=64k", 40 << 20),
+    (Format::Qcow2, "cluster_size=512", 40 << 20),
+    (Format::Qcow2, "extended_l2=on", 40 << 20),
+    (Format::Vdi, "subformat=dynamic", 40 << 20),
+    (Format::Vhdx, "block_size=1M", 40 << 20),
+    (Format::Vmdk, "subformat=monolithicSparse", 40 << 20),
+    (Format::Vmdk, "subformat=monolithicFlat", 3 << 20),
+];
+
+/// An image of up to 1 MiB with some data in it.
+fn of_chance(format: Format, options: &str, random: &mut Random) -> Files {
+    let size = 512 * (1 + random.below(2048));
+    let mut model: Model = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let len = (1 + random.below(90_000)).min(size - at);
+        if random.below(3) > 0 {
+            model.push((at, random.bytes(len as usize)));
+        }
+        at += len;
+    }
+    let bytes = |model: &Model| {
+        let mut bytes = vec![0; size as usize];
+        for (at, data) in model {
+            bytes[*at as usize..][..data.len()].copy_from_slice(data);
+        }
+        bytes
+    };
+    match options {
+        "" => Files::one(format, bytes(&model)),
+        _ => written(format, size, options, &model),
+    }
+}
+
+#[test]
+fn sizes_of_chance_follow_each_other() {
+    for (seed, (format, options, most)) in (0..4).flat_map(|n| KINDS.map(|kind| (n, kind))) {
+        let mut random = Random::new(seed * 31 + 5);
+        let mut image = of_chance(format, options, &mut random);
+        let mut expected = image.content();
+        for _ in 0..8 {
+            let part = 1 + random.below(40);
+            let size = 512 * (1 + random.below(most / 512 / part));
+            let what = format!("{format} {options}, seed {seed}, to {size}");
+            let (log, new) = image.resize(size).unwrap_or_else(|e| panic!("{what}: {e}"));
+            image = image.with(&log.files());
+            // What is cut off here is not zeros everywhere: it must not come back.
+            expected.resize(new as usize, 0);
+            assert!(image.content() == expected, "{what}");
+            assert_eq!(image.damage(), Vec::<String>::new(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_resize_that_ended_early_can_be_done_again() {
+    for (format, options, _) in KINDS {
+        let image = of_chance(format, options, &mut Random::new(77));
+        let before = image.content();
+        let (log, size) = image.resize(3 << 20).expect("resized");
+        let mut expected = before.clone();
+        expected.resize(size as usize, 0);
+        let what = format!("{format} {options}");
+        let mut seen = std::collections::HashSet::new();
+        log.crashes(|files, when| {
+            if !seen.insert(files.to_vec()) || seen.len() > 200 {
+                return;
+            }
+            let (log, _) = image
+                .with(files)
+                .resize(3 << 20)
+                .unwrap_or_else(|e| panic!("{what} {when}: {e}"));
+            let after = image.with(&log.files());
+            assert!(after.content() == expected, "{what} {when}");
+        });
+    }
+}

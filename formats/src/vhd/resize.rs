@@ -43,6 +43,8 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
     let change = Change {
         footer: Footer {
             current_size: size,
+            // libvhdi takes this one for the size of the disk.
+            original_size: size,
             geometry: Geometry::of_disk(size),
             ..found.footer.clone()
         },
@@ -51,7 +53,7 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
     };
     match (change.footer.disk_type, size < old) {
         (DiskType::Fixed, _) => change.fixed(storage.len()),
-        (_, true) => Ok(change.smaller()),
+        (_, true) => change.smaller(storage),
         (_, false) => change.larger(storage),
     }
 }
@@ -119,10 +121,19 @@ impl Change {
         Ok(self.plan)
     }
 
-    /// Blocks behind the new end keep their places: they are zeros.
-    fn smaller(mut self) -> Plan {
+    /// Blocks behind the new end keep their places, without an entry: they are zeros. 7-Zip wants no entry too many.
+    fn smaller(mut self, storage: &StorageRef) -> Result<Plan> {
+        let at = self.found.footer.data_offset;
+        let header = DynamicHeader::read(storage.as_ref(), at, false, &mut Vec::new())?;
+        let blocks = self.footer.current_size;
+        let blocks = blocks.div_ceil(u64::from(header.block_size));
         self.write_footers(self.found.data_end);
-        self.plan
+        let header = DynamicHeader {
+            max_table_entries: entries(blocks)?,
+            ..header
+        };
+        self.write_header(storage.as_ref(), &header)?;
+        Ok(self.plan)
     }
 
     /// The footer at byte `end` counts, that at the start is its copy.
