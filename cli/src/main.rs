@@ -6,6 +6,7 @@
 mod args;
 mod failure;
 mod open;
+mod receipt;
 mod render;
 mod report;
 mod source;

@@ -47,8 +47,10 @@ pub struct Origin {
     pub identity: Option<String>,
     /// Size of its disk in bytes.
     pub size: u64,
-    /// When it was last written, in seconds since 1970; nothing of devices.
-    pub modified: Option<u64>,
+    /// Length of its file in bytes.
+    pub length: u64,
+    /// When that was last written, in nanoseconds since 1970; nothing of devices.
+    pub modified_ns: Option<i64>,
     /// Digest of its guest content, where it was computed.
     pub digest: Option<String>,
 }
@@ -78,8 +80,7 @@ pub struct CopyFile {
 impl Origin {
     /// What a receipt says of `layer`, whose disk has `size` bytes.
     pub fn of(layer: &LayerFile, size: u64, digest: Option<String>) -> Origin {
-        let meta = fs::metadata(&layer.path).ok().filter(fs::Metadata::is_file);
-        let modified = meta.and_then(|meta| u64::try_from(meta.mtime()).ok());
+        let meta = fs::metadata(&layer.path).ok();
         Origin {
             file: layer
                 .path
@@ -88,15 +89,24 @@ impl Origin {
             format: layer.info.format.to_string(),
             identity: layer.info.identity.map(|id| id.to_string()),
             size,
-            modified,
+            length: layer.storage.len(),
+            modified_ns: meta.as_ref().and_then(modified_ns),
             digest,
         }
+    }
+
+    /// Whether `layer` is this very file, and nobody wrote to it since.
+    pub fn is_still(&self, layer: &LayerFile) -> bool {
+        let now = Origin::of(layer, self.size, self.digest.clone());
+        now == *self && self.modified_ns.is_some()
     }
 
     /// Why this is not known to be what `parent` names, if it is not.
     pub fn doubt(&self, parent: &ParentReference) -> Option<String> {
         if parent.identities.is_empty() {
-            return Some("the delta does not say by an id which image it stands on".to_owned());
+            let why = "the delta does not say by an id which image it stands on, and the file that it names is not \
+                       there, or is not the one that was copied, as it was then";
+            return Some(why.to_owned());
         }
         let ids: Vec<String> = parent.identities.iter().map(ToString::to_string).collect();
         let Some(own) = &self.identity else {
@@ -109,7 +119,10 @@ impl Origin {
                 self.file.display()
             ));
         }
-        match (parent.modified, self.modified) {
+        let modified = self
+            .modified_ns
+            .and_then(|ns| u64::try_from(ns / 1_000_000_000).ok());
+        match (parent.modified, modified) {
             (Some(known), Some(read)) if read < known => Some(format!(
                 "the image was written again (at {known}) after it was copied (as it was at {read}, in seconds since 1970)"
             )),
@@ -128,8 +141,6 @@ impl Copy {
         for file in parts(layer) {
             let path = file.path();
             let meta = fs::metadata(path).map_err(|e| Error::io("stat", e).in_file(path))?;
-            let seconds = meta.mtime().checked_mul(1_000_000_000);
-            let modified = seconds.and_then(|ns| ns.checked_add(meta.mtime_nsec()));
             files.push(CopyFile {
                 name: path
                     .file_name()
@@ -137,7 +148,7 @@ impl Copy {
                     .to_string_lossy()
                     .into_owned(),
                 length: file.len(),
-                modified_ns: modified.filter(|_| meta.is_file()),
+                modified_ns: modified_ns(&meta),
             });
         }
         Ok(Copy {
@@ -169,6 +180,11 @@ impl Copy {
             None => None,
         }
     }
+}
+
+fn modified_ns(meta: &fs::Metadata) -> Option<i64> {
+    let ns = meta.mtime().checked_mul(1_000_000_000)?;
+    ns.checked_add(meta.mtime_nsec()).filter(|_| meta.is_file())
 }
 
 /// Where the receipt of the image at `path` is, if nobody says otherwise.

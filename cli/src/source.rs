@@ -11,7 +11,7 @@ use transfer::Condition;
 
 use crate::args::Opening;
 use crate::failure::Failure;
-use crate::{open, report};
+use crate::{open, receipt, report};
 
 /// A format that the user may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +168,15 @@ impl Found {
     /// # Errors
     /// Those of the file; `Usage` for a format that nobody knows.
     pub fn open(path: &Path, format: Option<&str>) -> Result<Found, Failure> {
+        receipt::refuse_half_applied(path)?;
+        Found::open_half_applied(path, format)
+    }
+
+    /// The same, also while a delta is applied to it only in part.
+    ///
+    /// # Errors
+    /// As [`Found::open`].
+    pub fn open_half_applied(path: &Path, format: Option<&str>) -> Result<Found, Failure> {
         let named = Named::parse(format)?;
         let file: StorageRef = Arc::new(FileStorage::open(path)?);
         let outermost = file.clone();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::in_place::{Allocation, InPlace, Plan};
+use crate::in_place::{Allocation, Ids, InPlace, Plan};
 use crate::luks::Passphrase;
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
@@ -324,12 +324,13 @@ pub trait Driver: Sync {
 
     /// How the image in `layer` gets `size` bytes, or the next larger size that it can have. Whether anything is lost by
     /// that, and that what is added reads as zeros, is the business of [`crate::resize`]. A crash at any point leaves an
-    /// image that opens, with the old size or the new one, and with the content that it had.
+    /// image that opens, with the old size or the new one, and with the content that it had. With [`Ids::Kept`], those who
+    /// stand on it still do.
     ///
     /// # Errors
     /// `Limit` for a size that the format cannot have, `Refused` when the image is not fit to be changed, `Unsupported`
     /// for kinds of images that have to be converted.
-    fn resize(&self, _layer: &LayerFile, _size: u64) -> Result<Plan> {
+    fn resize(&self, _layer: &LayerFile, _size: u64, _ids: Ids) -> Result<Plan> {
         Err(Error::unsupported(
             "resize",
             format!("images in the format {} cannot be resized", self.format()),

@@ -77,7 +77,7 @@ pub mod xva;
 pub use codec::Codec;
 pub use driver::{
     CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext,
-    Repaired, driver, format_by_name,
+    ParentReference, Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use in_place::{Allocation, Ids, InPlace, InPlaceFile, Plan, Step};

@@ -445,6 +445,17 @@ fn open_named(
     Ok((storage, layer))
 }
 
+impl ParentReference {
+    /// Fails when `parent` is not the image that is meant.
+    ///
+    /// # Errors
+    /// `Malformed`.
+    pub fn check(&self, parent: &LayerFile) -> Result<()> {
+        let sectors = parent.source.sector_size();
+        check_identity(self, &parent.info, sectors, &parent.path)
+    }
+}
+
 fn check_identity(
     reference: &ParentReference,
     parent: &LayerInfo,

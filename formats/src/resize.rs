@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::driver::{Layer, OpenContext, driver};
 use crate::error::{Error, Result};
-use crate::in_place::{Allocation, Plan};
+use crate::in_place::{Allocation, Ids, Plan};
 use crate::open::{Image, LayerFile};
 use crate::reader::RunReader;
 use crate::source::{BlockSource, Mapping, Run, mapped, run_at};
@@ -31,10 +31,18 @@ const PIECE: u64 = 1 << 20;
 /// `Limit` when the format cannot have the size, `Refused` when the image is not fit to be changed, `Unsupported`; what is
 /// wrong with the image.
 pub fn plan(image: &Image, size: u64, context: &OpenContext) -> Result<Plan> {
+    plan_with(image, size, Ids::New, context)
+}
+
+/// As [`plan`], and says whether those who stand on the image still do afterwards.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_with(image: &Image, size: u64, ids: Ids, context: &OpenContext) -> Result<Plan> {
     let Some(tip) = image.tip() else {
         return Err(Error::malformed("chain", "has no layer"));
     };
-    planned(image, tip, size, context).map_err(|e| e.in_file(&tip.path))
+    planned(image, tip, (size, ids), context).map_err(|e| e.in_file(&tip.path))
 }
 
 /// The files of an image, in the order in which plans count them.
@@ -45,12 +53,17 @@ pub fn parts(layer: &LayerFile) -> Vec<StorageRef> {
         .collect()
 }
 
-fn planned(image: &Image, tip: &LayerFile, size: u64, context: &OpenContext) -> Result<Plan> {
+fn planned(
+    image: &Image,
+    tip: &LayerFile,
+    (size, ids): (u64, Ids),
+    context: &OpenContext,
+) -> Result<Plan> {
     let old = tip.source.size();
     if size == old {
         return Ok(Plan::new(old));
     }
-    let mut plan = driver(tip.info.format).resize(tip, size)?;
+    let mut plan = driver(tip.info.format).resize(tip, size, ids)?;
     if plan.size < size {
         return Err(Error::limit("disk", "cannot have this size")
             .found(plan.size)

@@ -362,8 +362,7 @@ impl Job<'_> {
         output.sync()?;
         let wanted = Wanted {
             digests: self.copy.options.digests.clone(),
-            affordable_digest: (self.copy.options.verify
-                || self.copy.options.affordable_digest)
+            affordable_digest: (self.copy.options.verify || self.copy.options.affordable_digest)
                 && self.copy.options.digests.is_empty(),
             fingerprint: self.copy.options.verify,
         };

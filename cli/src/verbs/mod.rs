@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod apply;
 mod check;
 mod compare;
 mod convert;
@@ -8,6 +9,7 @@ mod generate;
 mod info;
 mod map;
 mod measure;
+mod merge;
 mod picture;
 mod resize;
 
@@ -25,6 +27,8 @@ pub fn run(verb: &Verb) -> Result<ExitCode, Failure> {
         Verb::Map(arguments) => map::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Resize(arguments) => resize::run(arguments),
+        Verb::Apply(arguments) => apply::run(arguments),
+        Verb::Merge(arguments) => merge::run(arguments),
         Verb::Compare(arguments) => compare::run(arguments),
         Verb::Digest(arguments) => digest::run(arguments),
         Verb::Completions { shell } => generate::completions(*shell),

@@ -162,13 +162,14 @@ impl Job<'_> {
     }
 }
 
-fn tip(image: &Image) -> Result<&LayerFile, Failure> {
+/// The layer that was named.
+pub fn tip(image: &Image) -> Result<&LayerFile, Failure> {
     let tip = image.tip();
     Ok(tip.ok_or_else(|| Error::malformed("chain", "has no layer"))?)
 }
 
 /// A parent that changes is no parent any more, for most programs; and a part of an image says nothing of its size.
-fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
+pub fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
     if tip.storage.is_device() {
         return Ok(());
     }
@@ -191,7 +192,7 @@ fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure
 }
 
 /// What is damaged is not changed: nobody knows what else is wrong.
-fn refuse_damage(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
+pub fn refuse_damage(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
     let work = Work::new(None)?;
     let setting = work.setting();
     let driver = driver(tip.info.format);

@@ -53,12 +53,6 @@ impl InPlaceFile {
 }
 
 impl InPlaceFile {
-    /// Whether it is the file that `storage` reads.
-    pub fn is_of(&self, storage: &dyn Storage) -> bool {
-        let meta = self.file.metadata();
-        meta.is_ok_and(|meta| storage.file_id() == Some((meta.dev(), meta.ino())))
-    }
-
     /// Makes a file called `path` with the rights of this one.
     fn write_beside(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let meta = self.file.metadata()?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Guest, InPlace, PIECE};
 use super::planned::PlannedStorage;
+use super::{Guest, InPlace, PIECE};
 use crate::error::{Error, Result};
 use crate::reader::read_guest;
 use crate::storage::StorageRef;

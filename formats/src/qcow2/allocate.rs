@@ -87,7 +87,9 @@ impl Change<'_> {
             Cluster::Packed(range) => self.free(range.offset, range.len.into()),
             // Zeros may have a place, too.
             _ => {
-                let word = entry.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                let word = entry
+                    .first_chunk()
+                    .map_or(0, |bytes| u64::from_be_bytes(*bytes));
                 let host = word & OFFSET_MASK;
                 self.free(host, if host == 0 { 0 } else { size });
             }

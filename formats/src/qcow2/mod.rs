@@ -64,7 +64,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext, Repaired};
 use crate::error::Result;
-use crate::in_place::{Allocation, InPlace, Plan};
+use crate::in_place::{Allocation, Ids, InPlace, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -117,7 +117,7 @@ impl Driver for Qcow2Driver {
         check::repair(storage, out, cancel)
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+    fn resize(&self, layer: &LayerFile, size: u64, _ids: Ids) -> Result<Plan> {
         resize::resize(layer, size)
     }
 

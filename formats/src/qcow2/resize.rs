@@ -83,8 +83,10 @@ pub(super) fn refuse_changes(header: &Header, extensions: &Extensions) -> Result
             .found(format!("autoclear features {:#x}", header.autoclear)));
     }
     if extensions.bitmaps.is_some() {
-        return Err(refused("has dirty bitmaps, which would not be right any more")
-            .hint("remove them with \"qemu-img bitmap --remove\""));
+        return Err(
+            refused("has dirty bitmaps, which would not be right any more")
+                .hint("remove them with \"qemu-img bitmap --remove\""),
+        );
     }
     Ok(())
 }

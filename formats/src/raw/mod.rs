@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext};
 use crate::error::{Error, Result};
-use crate::in_place::Plan;
+use crate::in_place::{Ids, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::source::{BlockSource, Mapping, Run};
@@ -48,7 +48,7 @@ impl Driver for RawDriver {
         })
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+    fn resize(&self, layer: &LayerFile, size: u64, _ids: Ids) -> Result<Plan> {
         if layer.storage.is_device() {
             return Err(Error::refused("device", "has the size that it has")
                 .found(format!("{} bytes", layer.storage.len()))

@@ -40,7 +40,7 @@ use std::sync::atomic::AtomicBool;
 use self::header::{ImageType, SECTOR, SIGNATURE, SIGNATURE_OFFSET};
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, LayerInfo, OpenContext};
 use crate::error::Result;
-use crate::in_place::{Allocation, Plan};
+use crate::in_place::{Allocation, Ids, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -86,7 +86,7 @@ impl Driver for VdiDriver {
         check::check(storage, context, cancel)
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+    fn resize(&self, layer: &LayerFile, size: u64, _ids: Ids) -> Result<Plan> {
         resize::resize(&layer.storage, size)
     }
 

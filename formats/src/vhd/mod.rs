@@ -61,7 +61,7 @@ use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
 };
 use crate::error::{Error, Result};
-use crate::in_place::{Allocation, Plan};
+use crate::in_place::{Allocation, Ids, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
@@ -110,7 +110,7 @@ impl Driver for VhdDriver {
         }
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+    fn resize(&self, layer: &LayerFile, size: u64, _ids: Ids) -> Result<Plan> {
         resize::resize(&layer.storage, size)
     }
 

@@ -68,7 +68,7 @@ use self::target_differencing::DifferencingTarget;
 use self::target_fixed::FixedTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
-use crate::in_place::{Allocation, Plan};
+use crate::in_place::{Allocation, Ids, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -103,8 +103,8 @@ impl Driver for VhdxDriver {
         check::check(storage, context, cancel)
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
-        resize::resize(&layer.storage, size)
+    fn resize(&self, layer: &LayerFile, size: u64, ids: Ids) -> Result<Plan> {
+        resize::resize(&layer.storage, size, ids)
     }
 
     fn allocate(&self, layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {

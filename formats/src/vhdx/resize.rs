@@ -26,7 +26,7 @@ const SECTOR: u64 = 512;
 ///
 /// # Errors
 /// `Limit` for more than 64 TiB, `Refused` for a file that was not closed properly or is damaged, and what is wrong with it.
-pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
+pub fn resize(storage: &StorageRef, size: u64, ids: Ids) -> Result<Plan> {
     let structures = whole(storage)?;
     let sector = structures.metadata.logical_sector_size.into();
     let rounded = size.checked_next_multiple_of(sector);
@@ -36,7 +36,7 @@ pub fn resize(storage: &StorageRef, size: u64) -> Result<Plan> {
             .expected("at most 64 TiB"));
     };
     let mut change = Change::new(storage, &structures, size);
-    change.renew_headers(&structures.headers, Ids::New);
+    change.renew_headers(&structures.headers, ids);
     if change.new.blocks() > change.old.blocks() {
         change.with_larger_bat(&structures.regions)?;
     }

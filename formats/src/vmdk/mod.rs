@@ -52,7 +52,7 @@ use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
-use crate::in_place::{Allocation, Plan};
+use crate::in_place::{Allocation, Ids, Plan};
 use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
@@ -93,7 +93,7 @@ impl Driver for VmdkDriver {
         Ok(check::check(storage, context)?.into())
     }
 
-    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+    fn resize(&self, layer: &LayerFile, size: u64, _ids: Ids) -> Result<Plan> {
         resize::resize(layer, size)
     }
 

@@ -8,40 +8,73 @@ use formats::{
     open,
 };
 
+/// Where an image is: what it takes to open it again, and to write to it.
+pub trait Place {
+    /// The image as it is now.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn open(&self) -> Result<Image>;
+
+    /// The file that `storage` reads, for writing.
+    ///
+    /// # Errors
+    /// `Refused` when another program has it in use, `Io`.
+    fn writable(&self, storage: &StorageRef) -> Result<Box<dyn InPlace>>;
+}
+
+/// An image in the file system.
+pub struct InFiles<'c> {
+    /// The file that is opened.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// How images are opened.
+    pub context: &'c OpenContext,
+}
+
+impl Place for InFiles<'_> {
+    fn open(&self) -> Result<Image> {
+        open(&self.path, Some(self.format), self.context)
+    }
+
+    fn writable(&self, storage: &StorageRef) -> Result<Box<dyn InPlace>> {
+        Ok(Box::new(InPlaceFile::open(storage.as_ref())?))
+    }
+}
+
 /// An image, open for writing and locked. Each plan is made for the image as it is by then.
-pub struct Changing<'c> {
+pub struct Changing<'p> {
     image: Image,
-    path: PathBuf,
-    format: Format,
-    context: &'c OpenContext,
-    locked: Vec<InPlaceFile>,
+    place: &'p dyn Place,
+    /// Its files, each with its number in the file system.
+    out: Vec<(FileId, Box<dyn InPlace>)>,
     /// Every file that was opened: closing one would give up its lock.
     held: Vec<StorageRef>,
 }
 
-impl<'c> Changing<'c> {
-    /// Locks the files of the image that was named. Nothing of it may be opened elsewhere, and closed, as long as this
+type FileId = Option<(u64, u64)>;
+
+impl<'p> Changing<'p> {
+    /// Opens and locks the image. None of its files may be opened elsewhere in this process, and closed, as long as this
     /// lives.
     ///
     /// # Errors
-    /// `Refused` when another program has it in use, or it changed since it was opened; `Io`.
-    pub fn new(image: Image, context: &'c OpenContext) -> Result<Changing<'c>> {
-        let Some(tip) = image.tip() else {
-            return Err(Error::malformed("chain", "has no layer"));
-        };
-        let locked = parts(tip)
-            .iter()
-            .map(|file| InPlaceFile::open(file.as_ref()))
-            .collect::<Result<Vec<_>>>()?;
-        image.check_unchanged()?;
-        Ok(Changing {
-            path: tip.path.clone(),
-            format: tip.info.format,
+    /// `Refused` when another program has it in use; `Io`; what is wrong with the image.
+    pub fn new(place: &'p dyn Place) -> Result<Changing<'p>> {
+        let image = place.open()?;
+        let mut changing = Changing {
             held: image.storages.clone(),
             image,
-            context,
-            locked,
-        })
+            place,
+            out: Vec::new(),
+        };
+        for file in parts(changing.layer()?) {
+            let out = place.writable(&file)?;
+            changing.out.push((file.file_id(), out));
+        }
+        changing.image.check_unchanged()?;
+        Ok(changing)
     }
 
     /// The image as it is.
@@ -52,7 +85,7 @@ impl<'c> Changing<'c> {
     /// The layer that is changed.
     ///
     /// # Errors
-    /// None that can be: it was there before.
+    /// `Malformed` for an image without one.
     pub fn layer(&self) -> Result<&LayerFile> {
         let tip = self.image.tip();
         tip.ok_or_else(|| Error::malformed("chain", "has no layer"))
@@ -60,8 +93,7 @@ impl<'c> Changing<'c> {
 
     /// Where its files are written to, in the order in which plans count them.
     pub fn out(&self) -> Vec<&dyn InPlace> {
-        let files = self.locked.iter();
-        files.map(|file| file as &dyn InPlace).collect()
+        self.out.iter().map(|(_, out)| out.as_ref()).collect()
     }
 
     /// Carries a plan out, and opens the image as it is afterwards.
@@ -81,13 +113,14 @@ impl<'c> Changing<'c> {
     /// # Errors
     /// What is wrong with it.
     pub fn reopen(&mut self) -> Result<()> {
-        self.image = open(&self.path, Some(self.format), self.context)?;
+        self.image = self.place.open()?;
         self.held.extend(self.image.storages.iter().cloned());
         let files = parts(self.layer()?);
-        for (file, locked) in files.iter().zip(&mut self.locked) {
+        for (file, (id, out)) in files.iter().zip(&mut self.out) {
             // A descriptor that was replaced is another file.
-            if !locked.is_of(file.as_ref()) {
-                *locked = InPlaceFile::open(file.as_ref())?;
+            if file.file_id() != *id {
+                *out = self.place.writable(file)?;
+                *id = file.file_id();
             }
         }
         Ok(())
@@ -98,6 +131,6 @@ impl<'c> Changing<'c> {
     /// # Errors
     /// Those of the files.
     pub fn sync(&self) -> Result<()> {
-        self.locked.iter().try_for_each(|file| file.sync())
+        self.out.iter().try_for_each(|(_, out)| out.sync())
     }
 }

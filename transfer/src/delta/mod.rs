@@ -19,6 +19,6 @@ mod changing;
 mod pieces;
 mod write;
 
-pub use changing::Changing;
+pub use changing::{Changing, InFiles, Place};
 pub use pieces::{Amount, Piece, Pieces, amount};
 pub use write::{verify, write};

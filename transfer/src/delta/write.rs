@@ -49,7 +49,9 @@ pub fn write(
         if let Some(last) = batch.last() {
             let data = written.data.saturating_sub(setting.progress.data());
             let done = setting.progress.done();
-            setting.progress.add(last.range().end.saturating_sub(done), data);
+            setting
+                .progress
+                .add(last.range().end.saturating_sub(done), data);
         }
         if is_last {
             break;
@@ -210,7 +212,9 @@ fn read(reader: &mut RunReader, run: &Run, buffer: &mut Vec<u8>) -> Result<()> {
 }
 
 fn file_at<'o>(out: &[&'o dyn InPlace], place: u64) -> Result<&'o dyn InPlace> {
-    let file = usize::try_from(place / PART).ok().and_then(|part| out.get(part));
+    let file = usize::try_from(place / PART)
+        .ok()
+        .and_then(|part| out.get(part));
     let none = || formats::Error::malformed("image", "has no such file").found(place / PART);
     Ok(*file.ok_or_else(none)?)
 }

@@ -28,9 +28,11 @@ use packages::write::format_of;
 use transfer::CopyOptions;
 
 use self::disk::DiskJob;
+use self::outcome::Outcome;
 pub use self::outcome::say_losses;
 use crate::args;
 use crate::failure::Failure;
+use crate::receipt::{self, Origin, Receipt};
 use crate::source::Named;
 use crate::work::Work;
 use crate::{open, report, source};
@@ -65,6 +67,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         }
         Named::Package(kind) => {
             refuse_sizes(arguments, "a package")?;
+            refuse_receipt(arguments, "a package")?;
             return package::run(arguments, kind, profile, &context);
         }
     };
@@ -77,6 +80,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     };
     if !to_stdout && is_folder(arguments.target()) {
         refuse_sizes(arguments, "a folder")?;
+        refuse_receipt(arguments, "a folder")?;
         return folder::run(&job);
     }
     let mut source = source::disk(
@@ -92,8 +96,18 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         Work::new(jobs)?
     };
     let work = work.salvaging(arguments.reading.salvage);
+    if to_stdout {
+        refuse_receipt(arguments, "standard output")?;
+    }
+    let has_folder = !arguments.target().exists() || arguments.target().is_file();
+    if arguments.receipt == Some(None) && !has_folder {
+        return Err(Error::usage("--receipt", "of a device needs a place")
+            .expected("--receipt=FILE")
+            .into());
+    }
     let outcome = job.run(&mut source, arguments.target(), &work)?;
     outcome.say_notes();
+    write_receipt(&outcome, &context)?;
     if arguments.output.json {
         report::json(&outcome.answer())?;
     } else if to_stdout {
@@ -119,6 +133,52 @@ fn refuse_sizes(arguments: &args::Convert, target: &str) -> Result<(), Failure> 
     .into())
 }
 
+/// Fails when a receipt is asked for something that no delta can be applied to.
+fn refuse_receipt(arguments: &args::Convert, target: &str) -> Result<(), Failure> {
+    match arguments.receipt {
+        None => Ok(()),
+        Some(_) => Err(Error::usage(
+            "--receipt",
+            format!("is for disks that deltas are applied to, and the target is {target}"),
+        )
+        .into()),
+    }
+}
+
+/// Writes down what the target was made from, if that is wanted. What an old receipt says of it is not true any more.
+fn write_receipt(outcome: &Outcome<'_>, context: &OpenContext) -> Result<(), Failure> {
+    let target = outcome.target;
+    let beside = receipt::beside(target);
+    let Some(path) = &outcome.arguments.receipt else {
+        if receipt::read(&beside).is_ok_and(|old| old.is_some()) {
+            let failed = |e| Error::io("remove the old receipt", e).in_file(&beside);
+            std::fs::remove_file(&beside).map_err(failed)?;
+        }
+        return Ok(());
+    };
+    let path = path.clone().unwrap_or(beside);
+    let image = formats::open(target, Some(outcome.target_format), context)?;
+    let Some(made) = image.tip() else {
+        return Ok(());
+    };
+    let copy = receipt::Copy::of(made)?;
+    let source = &outcome.source;
+    let digest = outcome.digest_text();
+    let origin = match source.image.tip().filter(|_| !source.is_packaged) {
+        Some(tip) => Origin::of(tip, outcome.converted.source_size, digest),
+        None => Origin {
+            file: source.path.clone(),
+            format: source.format.clone(),
+            identity: None,
+            size: outcome.converted.source_size,
+            length: source.file_size,
+            modified_ns: None,
+            digest,
+        },
+    };
+    Receipt::new(origin, copy).write(&path)
+}
+
 /// Whether a target is a folder, by its name or because it is one.
 fn is_folder(target: &Path) -> bool {
     target.as_os_str().as_encoded_bytes().ends_with(b"/") || target.is_dir()
@@ -127,6 +187,7 @@ fn is_folder(target: &Path) -> bool {
 /// How every disk is copied.
 fn copy_options(arguments: &args::Convert) -> Result<CopyOptions, Failure> {
     Ok(CopyOptions {
+        affordable_digest: arguments.receipt.is_some(),
         sparse: sparse(arguments.sparse.as_deref())?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),
         verify: arguments.verify,

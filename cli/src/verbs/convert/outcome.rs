@@ -135,6 +135,12 @@ impl Outcome<'_> {
             })
     }
 
+    /// The digest in one word, for a receipt.
+    pub fn digest_text(&self) -> Option<String> {
+        let digest = self.digest();
+        digest.map(|(algorithm, digest)| format!("{algorithm} {digest}"))
+    }
+
     /// The result for people.
     pub fn text(&self) -> String {
         let done = &self.converted;

@@ -1,0 +1,395 @@
+//! `apply`: what a delta defines, onto a copy of its parent.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use formats::open::open_storage_alone;
+use formats::resize::plan_with;
+use formats::{
+    BlockSource, Error, Ids, Image, InPlaceFile, LayerFile, OpenContext, ParentReference, Storage,
+    Window,
+};
+use serde::Serialize;
+use transfer::delta::{self, Amount, Changing, InFiles};
+
+use super::resize::{refuse_children, refuse_damage};
+use crate::args;
+use crate::failure::Failure;
+use crate::receipt::{self, Copy, Origin, Receipt};
+use crate::source::Found;
+use crate::work::Work;
+use crate::{open, render, report};
+
+#[derive(Serialize)]
+struct Answer {
+    delta: String,
+    copy: String,
+    /// Bytes of the disk.
+    size: u64,
+    bytes: Bytes,
+    seconds: f64,
+    verified: bool,
+    dry_run: bool,
+    receipt: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    data: u64,
+    zero: u64,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &args::Apply) -> Result<ExitCode, Failure> {
+    let context = open::context(&arguments.opening, false)?;
+    let started = Instant::now();
+    let (delta, parent) = open_delta(
+        &arguments.child,
+        arguments.source_format.as_deref(),
+        &context,
+    )?;
+    let job = Job {
+        arguments,
+        context: &context,
+        delta: &delta,
+        parent: &parent,
+    };
+    let copy = job.open_copy()?;
+    let work = Work::new(None)?;
+    let mut receipt = job.known(&copy, &work)?;
+    let amount = delta::amount(delta.source.as_ref())?;
+    let size = delta.source.size();
+    if !arguments.dry_run {
+        job.carry_out(copy, receipt.as_mut(), &work)?;
+    }
+    let answer = Answer {
+        delta: arguments.child.display().to_string(),
+        copy: arguments.copy.display().to_string(),
+        size,
+        bytes: Bytes {
+            data: amount.data,
+            zero: amount.zero,
+        },
+        seconds: started.elapsed().as_secs_f64(),
+        verified: arguments.verify && !arguments.dry_run,
+        dry_run: arguments.dry_run,
+        receipt: job
+            .receipt_path()
+            .filter(|_| receipt.is_some())
+            .map(|path| path.display().to_string()),
+    };
+    match arguments.output.json {
+        true => report::json(&answer)?,
+        false => report::text(&text(&answer, &amount))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The delta in the file at `path`, alone, and what it says of the image that it stands on.
+///
+/// # Errors
+/// What is wrong with the file; `Usage` for what is no delta; `Refused` for one that is in use.
+pub fn open_delta(
+    path: &Path,
+    format: Option<&str>,
+    context: &OpenContext,
+) -> Result<(LayerFile, ParentReference), Failure> {
+    let found = Found::open(path, format)?;
+    if found.kind.is_some() {
+        return Err(Error::usage("CHILD", "is a package, not a delta")
+            .in_file(path)
+            .into());
+    }
+    let (layer, parent) = open_storage_alone(found.file, found.format, context)?;
+    let Some(parent) = parent else {
+        return Err(
+            Error::usage("CHILD", "is no delta: it stands on no other image")
+                .found(format!("{} {}", layer.info.format, layer.info.subformat))
+                .in_file(path)
+                .into(),
+        );
+    };
+    for warning in &layer.info.warnings {
+        report::warning(&format!("{}: {warning}", path.display()));
+    }
+    refuse_use(layer.storage.as_ref())?;
+    Ok((layer, parent))
+}
+
+/// Fails when another program writes to a file that is only read here. Who may not write to it cannot find out.
+fn refuse_use(storage: &dyn Storage) -> Result<(), Failure> {
+    match InPlaceFile::open(storage) {
+        Err(error) if error.kind() == formats::ErrorKind::Refused => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+struct Job<'a> {
+    arguments: &'a args::Apply,
+    context: &'a OpenContext,
+    delta: &'a LayerFile,
+    parent: &'a ParentReference,
+}
+
+impl Job<'_> {
+    fn open_copy(&self) -> Result<Image, Failure> {
+        let path = &self.arguments.copy;
+        let found = Found::open_half_applied(path, self.arguments.copy_format.as_deref())?;
+        let is_packed = !Arc::ptr_eq(&found.file, &found.outermost);
+        if found.kind.is_some() || is_packed {
+            return Err(Error::unsupported("apply", "COPY is a package, or packed")
+                .hint("apply the delta to the disk, and make the package then")
+                .in_file(path)
+                .into());
+        }
+        let present = OpenContext {
+            snapshot: None,
+            ..self.context.clone()
+        };
+        let image = formats::open_storage(found.file, found.format, &present)?;
+        let image = open::said(image);
+        let tip = super::resize::tip(&image)?;
+        if image.layers.len() > 1 {
+            return Err(Error::refused("COPY", "stands on another image")
+                .hint("convert it into an image of its own first")
+                .in_file(path)
+                .into());
+        }
+        if tip.storage.file_id() == self.delta.storage.file_id() {
+            return Err(Error::refused("COPY", "is the delta itself")
+                .in_file(path)
+                .into());
+        }
+        let (own, other) = (tip.source.sector_size(), self.delta.source.sector_size());
+        if own != other && tip.info.format != formats::Format::Raw {
+            return Err(Error::refused("COPY", "has sectors of another size")
+                .found(own)
+                .expected(other)
+                .in_file(path)
+                .into());
+        }
+        refuse_children(tip, &present)?;
+        refuse_damage(tip, &present)?;
+        Ok(image)
+    }
+
+    /// Where the receipt is; nowhere for devices, unless the user says where.
+    fn receipt_path(&self) -> Option<PathBuf> {
+        let is_file = || self.arguments.copy.is_file();
+        let named = self.arguments.receipt.clone();
+        named.or_else(|| is_file().then(|| receipt::beside(&self.arguments.copy)))
+    }
+
+    /// The receipt to go on with, when it is known that COPY is one of the delta's parent.
+    fn known(&self, copy: &Image, work: &Work) -> Result<Option<Receipt>, Failure> {
+        let path = self.receipt_path();
+        let found = path.as_deref().map(receipt::read).transpose()?.flatten();
+        let own = Origin::of(self.delta, self.delta.source.size(), None);
+        let now = Copy::of(super::resize::tip(copy)?)?;
+        if let Some(begun) = found.as_ref().and_then(|found| found.applying.as_ref()) {
+            let is_same = begun.file == own.file
+                || begun.identity.is_some() && begun.identity == own.identity;
+            if !is_same {
+                return Err(
+                    Error::refused("COPY", "another delta was applied to it only in part")
+                        .found(begun.file.display())
+                        .hint("finish that one first, or make the copy anew")
+                        .in_file(&self.arguments.copy)
+                        .into(),
+                );
+            }
+            report::note("going on with what was interrupted");
+            return Ok(found);
+        }
+        if let Some(parent) = &self.arguments.parent {
+            if path.is_none() {
+                return Err(Error::usage(
+                    "--receipt",
+                    "is needed for a device: what is interrupted is known by it",
+                )
+                .expected("--receipt FILE")
+                .into());
+            }
+            self.compare(parent, copy, work)?;
+        } else if !self.arguments.trust {
+            let Some(found) = &found else {
+                return Err(self.unknown("there is no receipt of it".to_owned()));
+            };
+            if let Some(doubt) = found.source.doubt(self.parent)
+                && !self.is_beside(&found.source)
+            {
+                return Err(self.unknown(doubt));
+            }
+            if let Some(doubt) = found.target.doubt(&now) {
+                return Err(self.unknown(format!("it is not as it was left: {doubt}")));
+            }
+        }
+        let applied = found.map(|found| found.applied).unwrap_or_default();
+        let unknown = Origin {
+            file: PathBuf::new(),
+            format: String::new(),
+            identity: None,
+            size: now.size,
+            length: 0,
+            modified_ns: None,
+            digest: None,
+        };
+        Ok(path.map(|_| Receipt {
+            applied,
+            ..Receipt::new(unknown, now)
+        }))
+    }
+
+    /// Whether the file that a delta without ids names is the one that was copied, unchanged since.
+    fn is_beside(&self, source: &Origin) -> bool {
+        let storage = self.delta.storage.clone();
+        let format = Some(self.delta.info.format);
+        let chain = formats::open_storage(storage, format, self.context);
+        let is_it = |chain: &Image| chain.layers.get(1).is_some_and(|l| source.is_still(l));
+        self.parent.identities.is_empty() && chain.as_ref().is_ok_and(is_it)
+    }
+
+    fn unknown(&self, why: String) -> Failure {
+        Error::refused("COPY", "is not known as a copy of what the delta stands on")
+            .found(why)
+            .expected(match self.parent.names.first() {
+                Some(name) => format!("a copy of {name}"),
+                None => "a copy of its parent".to_owned(),
+            })
+            .hint("--parent IMAGE compares it with that image first; --trust takes your word for it; \"convert --receipt\" makes it known the next time")
+            .in_file(&self.arguments.copy)
+            .into()
+    }
+
+    /// Fails when COPY holds something else than the parent, or that is none.
+    fn compare(&self, path: &Path, copy: &Image, work: &Work) -> Result<(), Failure> {
+        let parent = open::image(path, None, self.context)?;
+        self.parent.check(super::resize::tip(&parent)?)?;
+        // A device may be larger.
+        let held: Arc<dyn BlockSource> = match copy.source.size() > parent.source.size() {
+            true => Arc::new(Window::new(copy.source.clone(), parent.source.size())),
+            false => copy.source.clone(),
+        };
+        let comparison = work.watched(&self.arguments.output, |setting| {
+            transfer::compare(parent.source.as_ref(), held.as_ref(), true, setting)
+        })?;
+        match comparison.differences.first() {
+            None => Ok(()),
+            Some(first) => Err(
+                Error::refused("COPY", "does not hold what the parent holds")
+                    .found(format!(
+                        "another content at byte {} of the disk",
+                        first.offset
+                    ))
+                    .hint("convert the parent anew")
+                    .in_file(&self.arguments.copy)
+                    .into(),
+            ),
+        }
+    }
+
+    fn carry_out(
+        &self,
+        copy: Image,
+        mut receipt: Option<&mut Receipt>,
+        work: &Work,
+    ) -> Result<(), Failure> {
+        let path = self.receipt_path();
+        let save = |receipt: &Option<&mut Receipt>| match (receipt, &path) {
+            (Some(receipt), Some(path)) => receipt.write(path),
+            _ => Ok(()),
+        };
+        let size = self.delta.source.size();
+        let device_len = super::resize::tip(&copy)?.storage.len();
+        if super::resize::tip(&copy)?.storage.is_device() && device_len < size {
+            return Err(Error::refused("COPY", "the device is too small")
+                .found(format!("{device_len} bytes"))
+                .expected(format!("{size} bytes"))
+                .in_file(&self.arguments.copy)
+                .into());
+        }
+        let own = Origin::of(self.delta, size, None);
+        let tip = super::resize::tip(&copy)?;
+        let place = InFiles {
+            path: tip.path.clone(),
+            format: tip.info.format,
+            context: self.context,
+        };
+        drop(copy);
+        let mut copy = Changing::new(&place)?;
+        if let Some(receipt) = &mut receipt {
+            receipt.applying = Some(own.clone());
+        }
+        save(&receipt)?;
+        fit(&mut copy, size, self.context, (Ids::New, true))?;
+        let delta = self.delta.source.clone();
+        work.watched(&self.arguments.output, |setting| {
+            delta::write(delta.as_ref(), &mut copy, Ids::New, setting)?;
+            copy.reopen()?;
+            if self.arguments.verify {
+                setting.progress.set_verifying();
+                delta::verify(delta.as_ref(), copy.image().source.as_ref(), setting)?;
+            }
+            Ok::<_, transfer::Error>(())
+        })?;
+        self.delta.storage.check_unchanged()?;
+        fit(&mut copy, size, self.context, (Ids::New, false))?;
+        copy.sync()?;
+        if let Some(receipt) = &mut receipt {
+            receipt.target = Copy::of(copy.layer()?)?;
+            receipt.source = own.clone();
+            receipt.applying = None;
+            receipt.applied.push(own);
+        }
+        save(&receipt)
+    }
+}
+
+/// Gives `image` the size of the delta: more before anything is written, less after everything is. A device keeps what it
+/// has.
+///
+/// # Errors
+/// Those of resizing.
+pub fn fit(
+    image: &mut Changing<'_>,
+    size: u64,
+    context: &OpenContext,
+    (ids, is_before): (Ids, bool),
+) -> Result<(), Failure> {
+    let now = image.image().source.size();
+    let is_device = image.layer()?.storage.is_device();
+    if now == size || is_device || (now < size) != is_before {
+        return Ok(());
+    }
+    let plan = plan_with(image.image(), size, ids, context)?;
+    if plan.size < now {
+        let notes = "what lies behind its new end is lost with the delta: its guest did not see it";
+        report::note(&format!(
+            "the disk becomes smaller, {now} → {size} bytes: {notes}"
+        ));
+    }
+    image.carry_out(&plan)?;
+    Ok(())
+}
+
+fn text(answer: &Answer, amount: &Amount) -> String {
+    let (data, zero) = (render::size(amount.data), render::size(amount.zero));
+    if answer.dry_run {
+        return format!(
+            "{} → {}: would write {data} of data and {zero} of zeros ({} bytes)\n",
+            answer.delta,
+            answer.copy,
+            amount.data + amount.zero
+        );
+    }
+    let verified = match answer.verified {
+        true => "; read back and the same",
+        false => "",
+    };
+    format!(
+        "{} → {}: {data} of data and {zero} of zeros in {:.1} s{verified}\n",
+        answer.delta, answer.copy, answer.seconds
+    )
+}

@@ -1,0 +1,192 @@
+//! `merge`: a delta into its own parent.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use formats::open::children_beside;
+use formats::{Error, Ids, LayerFile, OpenContext, open_storage};
+use serde::Serialize;
+use transfer::delta::{self, Changing, InFiles};
+
+use super::apply::{fit, open_delta};
+use super::resize::refuse_damage;
+use crate::args;
+use crate::failure::Failure;
+use crate::work::Work;
+use crate::{open, render, report};
+
+#[derive(Serialize)]
+struct Answer {
+    delta: String,
+    parent: String,
+    /// Bytes of the disk.
+    size: u64,
+    bytes: Bytes,
+    seconds: f64,
+    verified: bool,
+    dry_run: bool,
+    removed: bool,
+}
+
+#[derive(Serialize)]
+struct Bytes {
+    data: u64,
+    zero: u64,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
+    let context = open::context(&arguments.opening, false)?;
+    let started = Instant::now();
+    let (delta, _) = open_delta(
+        &arguments.child,
+        arguments.source_format.as_deref(),
+        &context,
+    )?;
+    let format = Some(delta.info.format);
+    // The whole chain: that it is one is known then.
+    let chain = open_storage(delta.storage.clone(), format, &context)?;
+    let Some(parent) = chain.layers.get(1) else {
+        return Err(Error::malformed("chain", "has no parent").into());
+    };
+    refuse_siblings(parent, &delta, &context)?;
+    refuse_damage(parent, &context)?;
+    if arguments.remove {
+        refuse_grandchildren(&delta, &context)?;
+    }
+    let amount = delta::amount(delta.source.as_ref())?;
+    let parent_path = parent.path.clone();
+    if !arguments.dry_run {
+        let place = InFiles {
+            path: parent_path.clone(),
+            format: parent.info.format,
+            context: &context,
+        };
+        carry_out(arguments, &delta, &place)?;
+        chain
+            .layers
+            .first()
+            .map_or(Ok(()), |tip| tip.storage.check_unchanged())?;
+        if arguments.remove {
+            remove(&delta)?;
+        }
+    }
+    let answer = Answer {
+        delta: arguments.child.display().to_string(),
+        parent: parent_path.display().to_string(),
+        size: delta.source.size(),
+        bytes: Bytes {
+            data: amount.data,
+            zero: amount.zero,
+        },
+        seconds: started.elapsed().as_secs_f64(),
+        verified: arguments.verify && !arguments.dry_run,
+        dry_run: arguments.dry_run,
+        removed: arguments.remove && !arguments.dry_run,
+    };
+    match arguments.output.json {
+        true => report::json(&answer)?,
+        false => report::text(&text(&answer))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn carry_out(
+    arguments: &args::Merge,
+    delta: &LayerFile,
+    place: &InFiles<'_>,
+) -> Result<(), Failure> {
+    let context = place.context;
+    let size = delta.source.size();
+    let work = Work::new(None)?;
+    let mut parent = Changing::new(place)?;
+    fit(&mut parent, size, context, (Ids::Kept, true))?;
+    work.watched(&arguments.output, |setting| {
+        // The ids stay: at any moment the delta shows the same disk on it.
+        delta::write(delta.source.as_ref(), &mut parent, Ids::Kept, setting)?;
+        parent.reopen()?;
+        if arguments.verify {
+            setting.progress.set_verifying();
+            let image = parent.image().source.clone();
+            delta::verify(delta.source.as_ref(), image.as_ref(), setting)?;
+        }
+        Ok::<_, transfer::Error>(())
+    })?;
+    fit(&mut parent, size, context, (Ids::Kept, false))?;
+    Ok(parent.sync()?)
+}
+
+/// Other images that stand on the parent would show something else afterwards.
+fn refuse_siblings(
+    parent: &LayerFile,
+    delta: &LayerFile,
+    context: &OpenContext,
+) -> Result<(), Failure> {
+    if parent.storage.is_device() {
+        return Ok(());
+    }
+    let children = children_beside(parent, context)?;
+    let own = delta
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| delta.path.clone());
+    let mut others = children.iter().filter(|child| {
+        child.is_whole || child.path.canonicalize().map_or(true, |path| path != own)
+    });
+    match others.next() {
+        None => Ok(()),
+        Some(child) => Err(Error::refused("parent", "another image stands on it, too")
+            .found(child.path.display())
+            .hint("that one would show something else: convert it into an image of its own first, or remove it")
+            .in_file(&parent.path)
+            .into()),
+    }
+}
+
+/// Who removes a delta takes away what others stand on.
+fn refuse_grandchildren(delta: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
+    let children = children_beside(delta, context)?;
+    match children.first() {
+        None => Ok(()),
+        Some(child) => Err(Error::refused("CHILD", "another image stands on it")
+            .found(child.path.display())
+            .hint("merge that one first, or leave out --remove")
+            .in_file(&delta.path)
+            .into()),
+    }
+}
+
+/// Removes the files of the delta, the one that was named first: without it the others are nothing.
+fn remove(delta: &LayerFile) -> Result<(), Failure> {
+    for file in formats::resize::parts(delta) {
+        let path = file.path();
+        std::fs::remove_file(path).map_err(|e| Error::io("remove", e).in_file(path))?;
+    }
+    Ok(())
+}
+
+fn text(answer: &Answer) -> String {
+    let (data, zero) = (
+        render::size(answer.bytes.data),
+        render::size(answer.bytes.zero),
+    );
+    if answer.dry_run {
+        return format!(
+            "{} → {}: would write {data} of data and {zero} of zeros ({} bytes)\n",
+            answer.delta,
+            answer.parent,
+            answer.bytes.data + answer.bytes.zero
+        );
+    }
+    let mut text = format!(
+        "{} → {}: {data} of data and {zero} of zeros in {:.1} s\n",
+        answer.delta, answer.parent, answer.seconds
+    );
+    if answer.verified {
+        text += "read back and the same\n";
+    }
+    if answer.removed {
+        text += "the delta was removed\n";
+    }
+    text
+}
