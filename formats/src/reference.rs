@@ -93,7 +93,8 @@ impl ReferencePolicy {
         };
         check_name(&name.to_string_lossy()).map_err(refuse)?;
         if let Some(given) = &self.given {
-            let found = given.get(name).cloned();
+            let bare = Path::new(name).strip_prefix(".").unwrap_or(Path::new(name));
+            let found = given.get(bare.as_os_str()).cloned();
             return found.ok_or_else(|| refuse("is none of the image's own files"));
         }
         let folder = own_folder(image)?;
