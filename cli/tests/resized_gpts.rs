@@ -190,3 +190,33 @@ fn a_disk_out_of_a_package_can_be_larger() {
     convert(&image, &back, &[]);
     is_right(&back, 100 * MIB);
 }
+
+#[test]
+fn a_copy_that_a_crash_left_behind_does_not_keep_a_disk_large() {
+    let folder = Folder::new();
+    let Some(raw) = disk(&folder) else { return };
+    let before = std::fs::read(&raw).expect("read");
+    let small = folder.file("small.raw");
+    let options = ["--size", "10M", "--shrink", "--fix-gpt"];
+    convert(&raw, &small, &options);
+    // The table is moved, the old copy and the old size are there.
+    let mut between = std::fs::read(&small).expect("read");
+    between.extend(&before[between.len()..]);
+    std::fs::write(&raw, &between).expect("write");
+    let refused = run(&["resize", s(&raw), "10M", "--shrink"]);
+    assert_eq!(refused.code, Some(5), "{}", refused.text());
+    assert!(refused.stderr.contains("--fix-gpt"), "{}", refused.stderr);
+    run_ok(&["resize", s(&raw), "10M", "--shrink", "--fix-gpt"]);
+    is_right(&raw, 10 * MIB);
+    // Anything else there does.
+    let place = between.len() - 600;
+    between[place] ^= 1;
+    std::fs::write(&raw, &between).expect("write");
+    let refused = run(&["resize", s(&raw), "10M", "--shrink", "--fix-gpt"]);
+    assert_eq!(refused.code, Some(5), "{}", refused.text());
+    assert!(
+        refused.stderr.contains("data from byte"),
+        "{}",
+        refused.stderr
+    );
+}

@@ -169,8 +169,12 @@ fn what_lies_behind_the_new_end_is_told_and_kept() {
 }
 
 /// Calls `judge` with images of every format that grew and shrank, and a raw disk with their content.
+/// Those with extended L2 entries are left out: none of the others knows them.
 fn resized(mut judge: impl FnMut(&str, &Path, &Path, u64)) {
     for (format, name, options) in KINDS {
+        if options.contains(&"extended_l2=on") {
+            continue;
+        }
         let folder = Folder::new();
         let raw = disk(&folder, 10 * MIB);
         let image = folder.file(name);
