@@ -28,7 +28,7 @@
 //! | [`parts`], [`unpacked`] | storages one behind the other; what a gzip, zstd or bzip2 file holds |
 //! | [`mod@driver`] | the registry: one line a format |
 //! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
-//! | [`stack`] | chains, pieces in a row, windows: disks made of disks |
+//! | [`stack`], [`delta`] | chains, pieces in a row, windows: disks made of disks; a layer of a chain alone |
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
@@ -40,6 +40,7 @@
 mod block_set;
 pub mod budget;
 pub mod codec;
+pub mod delta;
 pub mod driver;
 mod error;
 mod findings;
@@ -72,9 +73,10 @@ pub mod vmdk;
 pub mod xva;
 
 pub use codec::Codec;
+pub use delta::Delta;
 pub use driver::{
-    CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext,
-    Repaired, driver, format_by_name,
+    CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerChoice, LayerInfo,
+    OpenContext, Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use in_place::{InPlace, InPlaceFile};

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::driver::{DRIVERS, Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
+use crate::driver::{
+    DRIVERS, Format, Layer, LayerChoice, LayerInfo, OpenContext, ParentReference, driver,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Backing;
 use crate::probe::probe;
@@ -36,9 +38,22 @@ pub struct LayerFile {
     pub storage: StorageRef,
     /// Files besides it that hold parts of the layer (extents, a data file).
     pub further: Vec<StorageRef>,
+    /// How it names the file that it stands on, if it is a delta.
+    pub parent: Option<ParentReference>,
 }
 
 impl LayerFile {
+    fn new(storage: StorageRef, layer: Layer) -> LayerFile {
+        LayerFile {
+            path: storage.path().to_owned(),
+            info: layer.info,
+            source: layer.source,
+            storage,
+            further: layer.storages,
+            parent: layer.parent,
+        }
+    }
+
     /// Bytes in all files of this layer.
     pub fn file_size(&self) -> u64 {
         self.storages().map(|s| s.len()).sum()
@@ -52,8 +67,16 @@ impl LayerFile {
         self.storages().map(|s| s.allocated()).sum()
     }
 
-    fn storages(&self) -> impl Iterator<Item = &StorageRef> {
+    /// Every file that it is read from.
+    pub fn storages(&self) -> impl Iterator<Item = &StorageRef> {
         std::iter::once(&self.storage).chain(&self.further)
+    }
+
+    /// When its file was last written to, in seconds since 1970, where the file system says so.
+    pub fn modified(&self) -> Option<u64> {
+        let meta = self.storage.whole_file()?.metadata().ok()?;
+        let since = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs())
     }
 }
 
@@ -68,6 +91,7 @@ impl LayerFile {
             size: self.source.size(),
             sector_size: self.source.sector_size(),
             block_size: self.source.block_size(),
+            modified: self.modified(),
         }
     }
 }
@@ -105,47 +129,148 @@ pub fn open_storage(
     format: Option<Format>,
     context: &OpenContext,
 ) -> Result<Image> {
-    let parents = &OpenContext {
-        snapshot: None,
-        ..context.clone()
-    };
-    let mut layers: Vec<LayerFile> = Vec::new();
-    let mut storages = Vec::new();
-    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
-    check_sectors(&layer, context).map_err(|e| e.in_file(storage.path()))?;
-    let mut next = Some((storage, layer));
-    while let Some((storage, layer)) = next.take() {
-        check_chain(&layers, &storage)?;
-        if let Some(reference) = &layer.parent {
-            let (file, mut parent) = open_parent(storage.path(), reference, parents)?;
-            let doubt = driver(layer.info.format).parent_doubt(&layer.info, &parent.info);
-            parent.info.warnings.extend(doubt);
-            next = Some((file, parent));
-        }
-        storages.push(storage.clone());
-        storages.extend(layer.storages.iter().cloned());
-        layers.push(LayerFile {
-            path: storage.path().to_owned(),
-            info: layer.info,
-            source: layer.source,
-            storage,
-            further: layer.storages,
-        });
+    let mut walk = Walk::new(storage, format, context)?;
+    if let Some(choice) = &context.layer {
+        return one_layer(walk, choice);
     }
-    let mut sources = layers.iter().map(|l| l.source.clone());
-    let Some(tip) = sources.next() else {
+    while walk.step()? {}
+    let layers = walk.layers;
+    let sources = layers.iter().map(|layer| layer.source.clone()).collect();
+    Ok(Image {
+        source: stacked(sources)?,
+        storages: layers
+            .iter()
+            .flat_map(LayerFile::storages)
+            .cloned()
+            .collect(),
+        layers,
+    })
+}
+
+/// The disk of a chain, the tip first.
+///
+/// # Errors
+/// `Malformed` for a chain of nothing.
+pub fn stacked(layers: Vec<Arc<dyn BlockSource>>) -> Result<Arc<dyn BlockSource>> {
+    let mut layers = layers.into_iter();
+    let Some(tip) = layers.next() else {
         return Err(Error::malformed("chain", "has no layer"));
     };
-    let parents: Vec<_> = sources.collect();
-    let source = if parents.is_empty() {
-        tip
-    } else {
-        Arc::new(Stack::new(tip, parents))
+    let parents: Vec<_> = layers.collect();
+    Ok(match parents.is_empty() {
+        true => tip,
+        false => Arc::new(Stack::new(tip, parents)),
+    })
+}
+
+/// The files of a chain from the tip on, as far as they can be opened.
+pub struct Chain {
+    /// The files that could be, the tip first.
+    pub layers: Vec<LayerFile>,
+    /// What is wrong with the next one.
+    pub failure: Option<Error>,
+}
+
+/// As [`open_storage`], for looking at a chain of which not all files may be there. [`OpenContext::layer`] is not looked
+/// at.
+///
+/// # Errors
+/// What is wrong with the tip.
+pub fn open_chain(
+    storage: StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<Chain> {
+    let mut walk = Walk::new(storage, format, context)?;
+    let failure = loop {
+        match walk.step() {
+            Ok(true) => {}
+            Ok(false) => break None,
+            Err(error) => break Some(error),
+        }
     };
+    Ok(Chain {
+        layers: walk.layers,
+        failure,
+    })
+}
+
+/// Goes down a chain, layer by layer.
+struct Walk {
+    layers: Vec<LayerFile>,
+    /// How parents are opened.
+    parents: OpenContext,
+}
+
+impl Walk {
+    /// Stands on the tip.
+    fn new(storage: StorageRef, format: Option<Format>, context: &OpenContext) -> Result<Walk> {
+        let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
+        check_sectors(&layer, context).map_err(|e| e.in_file(storage.path()))?;
+        Ok(Walk {
+            layers: vec![LayerFile::new(storage, layer)],
+            parents: OpenContext {
+                snapshot: None,
+                layer: None,
+                ..context.clone()
+            },
+        })
+    }
+
+    /// Opens what the lowest layer so far stands on; `false` when that is nothing.
+    fn step(&mut self) -> Result<bool> {
+        let Some((child, reference)) = self
+            .layers
+            .last()
+            .and_then(|child| Some((child, child.parent.as_ref()?)))
+        else {
+            return Ok(false);
+        };
+        let (file, mut parent) = open_parent(&child.path, reference, &self.parents)?;
+        check_chain(&self.layers, &file)?;
+        let doubt = driver(child.info.format).parent_doubt(&child.info, &parent.info);
+        parent.info.warnings.extend(doubt);
+        self.layers.push(LayerFile::new(file, parent));
+        Ok(true)
+    }
+}
+
+/// The layer that `choice` names, without what it stands on: no more of the chain is opened than leads to it.
+fn one_layer(mut walk: Walk, choice: &LayerChoice) -> Result<Image> {
+    loop {
+        let number = walk.layers.len().saturating_sub(1);
+        let Some(layer) = walk.layers.last() else {
+            return Err(Error::malformed("chain", "has no layer"));
+        };
+        let is_meant = match choice {
+            LayerChoice::Number(wanted) => *wanted == number,
+            LayerChoice::Name(name) => {
+                layer.path.file_name() == Some(name.as_ref()) || layer.path == Path::new(name)
+            }
+        };
+        if is_meant {
+            break;
+        }
+        if !walk.step()? {
+            return Err(Error::usage("--layer", "the chain has no such layer")
+                .found(choice)
+                .expected(match number {
+                    0 => "0: it stands on nothing".to_owned(),
+                    last => format!("0 (the tip) to {last} (the base), or the name of a file"),
+                })
+                .hint("info --chain lists them"));
+        }
+    }
+    let layers: Vec<_> = walk.layers.pop().into_iter().collect();
+    let sources = layers.iter().map(|layer| layer.source.clone()).collect();
     Ok(Image {
-        source,
+        source: stacked(sources)?,
+        storages: layers
+            .iter()
+            .flat_map(LayerFile::storages)
+            .cloned()
+            .collect(),
         layers,
-        storages,
     })
 }
 
@@ -172,14 +297,8 @@ pub fn open_storage_alone(
     context: &OpenContext,
 ) -> Result<(LayerFile, Option<ParentReference>)> {
     let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
-    let file = LayerFile {
-        path: storage.path().to_owned(),
-        info: layer.info,
-        source: layer.source,
-        storage,
-        further: layer.storages,
-    };
-    Ok((file, layer.parent))
+    let reference = layer.parent.clone();
+    Ok((LayerFile::new(storage, layer), reference))
 }
 
 /// As [`open_storage`], with `parent` below it whatever file the image itself names: packages say so in their description.
@@ -200,16 +319,11 @@ pub fn open_over(
     let mut storages = vec![storage.clone()];
     storages.extend(layer.storages.iter().cloned());
     storages.extend(parent.storages);
-    let mut layers = vec![LayerFile {
-        path: storage.path().to_owned(),
-        info: layer.info,
-        source: layer.source.clone(),
-        storage,
-        further: layer.storages,
-    }];
+    let tip = layer.source.clone();
+    let mut layers = vec![LayerFile::new(storage, layer)];
     layers.extend(parent.layers);
     Ok(Image {
-        source: Arc::new(Stack::new(layer.source, vec![parent.source])),
+        source: Arc::new(Stack::new(tip, vec![parent.source])),
         layers,
         storages,
     })

@@ -118,6 +118,7 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         format,
         identities: Vec::new(),
         sector_size: None,
+        modified: None,
     })
 }
 

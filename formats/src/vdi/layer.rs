@@ -97,6 +97,7 @@ fn parent(
         format: Some(Format::Vdi),
         identities: vec![ImageId::Uuid(header.parent_id)],
         sector_size: None,
+        modified: None,
     }))
 }
 

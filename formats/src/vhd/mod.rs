@@ -1,4 +1,4 @@
-//! Microsoft Virtual Hard Disk: fixed, dynamic and differencing, read; fixed and dynamic, written.
+//! Microsoft Virtual Hard Disk: fixed, dynamic and differencing, read and written.
 //!
 //! Big-endian, in sectors of 512 bytes, at most 2040 GiB. The order of reading: the footer ([`find`]) says which kind
 //! it is; the dynamic header where the BAT stands and how large blocks are; the BAT where each block stands; the bitmap
@@ -36,7 +36,9 @@ pub mod footer;
 pub mod geometry;
 mod info;
 pub mod locator;
+mod new_blocks;
 pub mod source;
+pub mod target_differencing;
 pub mod target_dynamic;
 pub mod target_fixed;
 
@@ -52,8 +54,10 @@ use self::bat::{Bat, BlockLayout};
 use self::dynamic_header::DynamicHeader;
 use self::footer::{DiskType, Footer, MAX_DISK_SIZE};
 use self::locator::ParentLocator;
+use self::new_blocks::BLOCK_SIZES;
 use self::source::SparseSource;
-use self::target_dynamic::{BLOCK_SIZES, DynamicTarget};
+use self::target_differencing::{DifferencingTarget, Parent};
+use self::target_dynamic::DynamicTarget;
 use self::target_fixed::FixedTarget;
 use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
@@ -117,7 +121,6 @@ impl Driver for VhdDriver {
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("vhd")?;
-        options.check_alone("vhd")?;
         let size = match size.checked_next_multiple_of(512) {
             Some(0) => {
                 return Err(
@@ -151,6 +154,13 @@ impl Driver for VhdDriver {
                     "a power of two from 64k to 2M",
                 ));
             }
+        }
+        if let Some(backing) = options.backing() {
+            if fixed {
+                return Err(Error::usage("-B", "is not possible with subformat=fixed"));
+            }
+            let parent = Parent::new(backing)?;
+            return Ok(Box::new(DifferencingTarget::new(size, block_size, parent)?));
         }
         Ok(if fixed {
             Box::new(FixedTarget::new(size))
@@ -274,5 +284,7 @@ fn parent_reference(
             false => vec![ImageId::Uuid(Uuid::from_bytes(header.parent_id))],
         },
         sector_size: None,
+        modified: (header.parent_timestamp != 0)
+            .then(|| footer::unix_time(header.parent_timestamp)),
     })
 }

@@ -220,5 +220,6 @@ fn parent_reference(locator: &ParentLocator, metadata: &Metadata) -> Result<Pare
         format: Some(Format::Vhdx),
         identities: linkages.map(ImageId::Uuid).collect(),
         sector_size: Some(metadata.logical_sector_size),
+        modified: None,
     })
 }

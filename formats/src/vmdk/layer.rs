@@ -291,6 +291,7 @@ fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
             cid => vec![ImageId::Cid(cid)],
         },
         sector_size: None,
+        modified: None,
     }))
 }
 
