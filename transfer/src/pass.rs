@@ -512,7 +512,8 @@ fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
 /// A hash of where `ranges` of the segment at guest offset `segment` are.
 fn ranges_hash(segment: u64, ranges: &[Range<usize>]) -> SegmentHash {
     let ends = ranges.iter().flat_map(|range| [range.start, range.end]);
-    let bytes: Vec<u8> = ends.flat_map(|end| (end as u64).to_le_bytes()).collect();
+    let numbers = std::iter::once(ranges.len()).chain(ends);
+    let bytes: Vec<u8> = numbers.flat_map(|n| (n as u64).to_le_bytes()).collect();
     SegmentHash::of(segment, &bytes)
 }
 
