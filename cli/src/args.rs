@@ -81,7 +81,8 @@ pub struct Convert {
     /// Compress: qcow2 clusters, or a VMDK as streamOptimized
     #[arg(short = 'c', long)]
     pub compress: bool,
-    /// Write an overlay: only what differs from this image, which DST will name. A relative name starts at DST's folder
+    /// Write an overlay (qcow2, VHD, VHDX): only what differs from this image, which DST will name. A relative name starts
+    /// at DST's folder
     #[arg(short = 'B', long, value_name = "IMAGE")]
     pub backing: Option<String>,
     /// Format of the image below; without it, what its content says

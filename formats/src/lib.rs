@@ -27,7 +27,7 @@
 //! | [`storage`], [`in_place`] | files, block devices, slices of them, memory; a file that is repaired |
 //! | [`parts`], [`unpacked`] | storages one behind the other; what a gzip, zstd or bzip2 file holds |
 //! | [`mod@driver`] | the registry: one line a format |
-//! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
+//! | [`probe`](mod@probe), [`open`](mod@open), `chain`, [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
 //! | [`stack`], [`delta`] | chains, pieces in a row, windows: disks made of disks; a layer of a chain alone |
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
@@ -39,6 +39,7 @@
 
 mod block_set;
 pub mod budget;
+mod chain;
 pub mod codec;
 pub mod delta;
 pub mod driver;

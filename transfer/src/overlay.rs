@@ -5,6 +5,7 @@ use std::ops::Range;
 use formats::{BlockSource, Mapping, Run, RunReader};
 
 use crate::buffer::AlignedBuffer;
+use crate::digest::SegmentHash;
 use crate::error::Result;
 use crate::segments::SEGMENT;
 use crate::zero::is_zero;
@@ -110,4 +111,12 @@ fn join(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
         Some(last) if last.end == range.start => last.end = range.end,
         _ => ranges.push(range),
     }
+}
+
+/// A hash of where `ranges` of the segment at guest offset `segment` are.
+pub fn ranges_hash(segment: u64, ranges: &[Range<usize>]) -> SegmentHash {
+    let ends = ranges.iter().flat_map(|range| [range.start, range.end]);
+    let numbers = std::iter::once(ranges.len()).chain(ends);
+    let bytes: Vec<u8> = numbers.flat_map(|n| (n as u64).to_le_bytes()).collect();
+    SegmentHash::of(segment, &bytes)
 }

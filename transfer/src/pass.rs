@@ -15,13 +15,13 @@ use crate::digest::{
 };
 use crate::error::{Error, Result};
 use crate::output::Output;
-use crate::overlay::{Below, OverlayWorker};
+use crate::overlay::{Below, OverlayWorker, ranges_hash};
 use crate::packing::{PackedBlocks, Packing};
 use crate::pipeline::{self, Stage};
-use crate::place::{Told, gaps};
+use crate::place::{Told, gaps, total};
 use crate::progress::Progress;
 use crate::salvage::Salvage;
-use crate::segments::{SEGMENT, Segment, Segments};
+use crate::segments::{SEGMENT, Segment, Segments, advance, find_starts};
 use crate::store::{LEAD, write_data, write_stream, write_zeros};
 use crate::zero::{data_ranges, is_zero};
 
@@ -497,38 +497,4 @@ impl Pass<'_> {
         }
         Ok(())
     }
-}
-
-/// Fills `starts` with the places of all compressed units of `runs`, ascending.
-fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
-    starts.clear();
-    starts.extend(runs.iter().filter_map(|run| match run.mapping {
-        Mapping::Packed { offset, .. } => Some(offset),
-        _ => None,
-    }));
-    starts.sort_unstable();
-}
-
-/// A hash of where `ranges` of the segment at guest offset `segment` are.
-fn ranges_hash(segment: u64, ranges: &[Range<usize>]) -> SegmentHash {
-    let ends = ranges.iter().flat_map(|range| [range.start, range.end]);
-    let numbers = std::iter::once(ranges.len()).chain(ends);
-    let bytes: Vec<u8> = numbers.flat_map(|n| (n as u64).to_le_bytes()).collect();
-    SegmentHash::of(segment, &bytes)
-}
-
-/// Bytes in all of `ranges`.
-fn total(ranges: &[Range<usize>]) -> u64 {
-    ranges.iter().map(|r| (r.end - r.start) as u64).sum()
-}
-
-/// The part of `run` from `skip` on, `len` bytes of it.
-fn advance(run: &Run, by: u64, len: u64) -> Run {
-    let mut mapping = run.mapping.clone();
-    match &mut mapping {
-        Mapping::Stored { offset, .. } => *offset += by,
-        Mapping::Packed { skip, .. } => *skip += by as u32,
-        Mapping::Absent | Mapping::Zero => {}
-    }
-    Run::new(len, mapping)
 }

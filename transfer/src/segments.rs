@@ -185,6 +185,27 @@ fn run(
     }
 }
 
+/// Fills `starts` with the places of all compressed units of `runs`, ascending.
+pub fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
+    starts.clear();
+    starts.extend(runs.iter().filter_map(|run| match run.mapping {
+        Mapping::Packed { offset, .. } => Some(offset),
+        _ => None,
+    }));
+    starts.sort_unstable();
+}
+
+/// The part of `run` from `skip` on, `len` bytes of it.
+pub fn advance(run: &Run, by: u64, len: u64) -> Run {
+    let mut mapping = run.mapping.clone();
+    match &mut mapping {
+        Mapping::Stored { offset, .. } => *offset += by,
+        Mapping::Packed { skip, .. } => *skip += by as u32,
+        Mapping::Absent | Mapping::Zero => {}
+    }
+    Run::new(len, mapping)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -110,6 +110,14 @@ impl NewBlocks {
         self.next.unwrap_or(self.head_end)
     }
 
+    /// Whether block `index` has a place.
+    pub fn has(&self, index: u64) -> bool {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        self.table
+            .get(index)
+            .is_some_and(|entry| *entry != UNALLOCATED)
+    }
+
     /// The place of block `index`, which it gets when it is asked for first.
     ///
     /// # Errors

@@ -27,6 +27,8 @@ const PLATFORMS: [[u8; 4]; 2] = [*b"W2ru", *b"W2ku"];
 /// What a new disk stands on.
 pub struct Parent {
     id: Uuid,
+    /// Guest-visible size in bytes.
+    size: u64,
     /// Its path from the child's folder on, with `\` between folders.
     path: String,
     /// When it was last written to; 0, as Windows 10 writes it, where that is not to be said.
@@ -49,6 +51,7 @@ impl Parent {
         };
         Ok(Parent {
             id,
+            size: backing.size,
             path: relative_windows_path(&backing.name)?,
             timestamp: backing.modified.map_or(0, timestamp),
         })
@@ -99,6 +102,15 @@ struct OpenBlock {
 }
 
 impl OpenBlock {
+    fn new(number: u64, data: u64) -> OpenBlock {
+        OpenBlock {
+            number,
+            data,
+            sectors: [0; 512],
+            count: 0,
+        }
+    }
+
     /// Notes that sectors `range` are not the parent's.
     fn define(&mut self, range: Range<u64>) {
         for sector in range {
@@ -154,12 +166,7 @@ impl DifferencingTarget {
                     Error::malformed("VHD", "a block was placed behind its turn").found(number),
                 );
             }
-            self.block = Some(OpenBlock {
-                number,
-                data: place.data,
-                sectors: [0; 512],
-                count: 0,
-            });
+            self.block = Some(OpenBlock::new(number, place.data));
         }
         let Some(block) = &mut self.block else {
             return Err(Error::malformed("VHD", "no block is open"));
@@ -170,9 +177,13 @@ impl DifferencingTarget {
 
     /// Hands out the bitmap of the block that is being filled.
     fn close_block(&mut self) {
-        let Some(block) = self.block.take() else {
+        let Some(mut block) = self.block.take() else {
             return;
         };
+        let start = block.number * self.blocks.block_size;
+        let end = start + self.blocks.block_size;
+        // Past the end of the parent there are zeros, but not all readers know that by themselves (7-Zip, libvhd).
+        block.define((self.parent.size.clamp(start, end) - start) / 512..(end - start) / 512);
         let bytes = if block.count == self.blocks.block_size / 512 {
             Cow::Borrowed(self.blocks.full_gap)
         } else {
@@ -184,6 +195,24 @@ impl DifferencingTarget {
             offset: block.data - PAGE,
             bytes,
         });
+    }
+
+    /// Gives the blocks past the end of the parent that have no place one, with nothing in it.
+    fn cover_rest(&mut self, out: &dyn WritableStorage) -> Result<()> {
+        self.close_block();
+        let block_size = self.blocks.block_size;
+        for number in self.parent.size / block_size..self.size.div_ceil(block_size) {
+            if number * block_size + block_size <= self.parent.size || self.blocks.has(number) {
+                continue;
+            }
+            let place = self.blocks.place(number)?;
+            self.block = Some(OpenBlock::new(number, place.data));
+            self.close_block();
+            for table in self.ready.drain(..) {
+                out.write_at(&table.bytes, table.offset)?;
+            }
+        }
+        Ok(())
     }
 
     fn header(&self) -> DynamicHeader {
@@ -237,7 +266,14 @@ impl BlockTarget for DifferencingTarget {
     }
 
     fn notes(&self) -> Vec<String> {
-        geometry::notes(self.size)
+        let mut notes = geometry::notes(self.size);
+        if self.size > self.parent.size {
+            notes.push(
+                "the disk is larger than the one below: the file has a hole for every byte behind the end of that"
+                    .to_owned(),
+            );
+        }
+        notes
     }
 
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {
@@ -263,7 +299,7 @@ impl BlockTarget for DifferencingTarget {
         identity: &Identity,
         out: &dyn WritableStorage,
     ) -> Result<Summary> {
-        self.close_block();
+        self.cover_rest(out)?;
         for table in &self.ready {
             out.write_at(&table.bytes, table.offset)?;
         }
@@ -280,5 +316,127 @@ impl BlockTarget for DifferencingTarget {
         let file_size = self.blocks.data_end().saturating_add(FOOTER_LEN);
         out.set_len(file_size)?;
         Ok(Summary { file_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::storage::{MemoryStorage, MemoryTarget, read_array};
+
+    fn backing(name: &str) -> Backing {
+        Backing {
+            name: name.to_owned(),
+            format: Format::Vhd,
+            identity: Some(ImageId::Uuid(Uuid::from_u128(5))),
+            disk_id: None,
+            size: 1 << 20,
+            sector_size: 512,
+            block_size: 2 << 20,
+            modified: Some(1_700_000_000),
+        }
+    }
+
+    fn kind(backing: &Backing) -> ErrorKind {
+        let made = Parent::new(backing);
+        let made = made.and_then(|parent| DifferencingTarget::new(1 << 20, 64 << 10, parent));
+        made.err().unwrap().kind()
+    }
+
+    #[test]
+    fn only_a_vhd_with_a_relative_name_is_a_parent() {
+        for name in ["/vm/a.vhd", "c:a.vhd", "a\\b.vhd"] {
+            assert_eq!(kind(&backing(name)), ErrorKind::Refused, "{name}");
+        }
+        assert_eq!(kind(&backing(&"a".repeat(256))), ErrorKind::Limit);
+        assert_eq!(kind(&backing(&"a/".repeat(20_000))), ErrorKind::Limit);
+        let of = |change: fn(&mut Backing)| {
+            let mut backing = backing("a.vhd");
+            change(&mut backing);
+            kind(&backing)
+        };
+        assert_eq!(of(|b| b.format = Format::Vhdx), ErrorKind::Refused);
+        assert_eq!(of(|b| b.identity = None), ErrorKind::Refused);
+    }
+
+    /// A disk of 256 KiB over one of `below` bytes, with 4 KiB at 68 KiB of its own and zeros at 132 KiB.
+    fn written(below: u64) -> (MemoryStorage, DynamicHeader) {
+        let backing = Backing {
+            size: below,
+            ..backing("sub/båse.vhd")
+        };
+        let parent = Parent::new(&backing).unwrap();
+        let mut target = DifferencingTarget::new(256 << 10, 64 << 10, parent).unwrap();
+        let out = MemoryTarget::default();
+        let placement = target.place(68 << 10, 4096).unwrap();
+        out.write_at(&[9; 4096], placement.offset).unwrap();
+        target.zero(132 << 10, 512).unwrap();
+        for table in target.take_tables() {
+            out.write_at(&table.bytes, table.offset).unwrap();
+        }
+        // The bitmap of its block is out of hand by now.
+        let late = target.place(64 << 10, 512).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Malformed);
+        let identity = Identity {
+            id: [3; 16],
+            unix_time: 0,
+        };
+        Box::new(target).finish(&identity, &out).unwrap();
+        let storage = MemoryStorage::new(out.into_bytes());
+        let header = DynamicHeader::parse(&read_array(&storage, 512).unwrap(), 512).unwrap();
+        (storage, header)
+    }
+
+    /// The bits of each block that has a place.
+    fn bitmaps(storage: &MemoryStorage, header: &DynamicHeader) -> Vec<Option<[u8; 16]>> {
+        use crate::storage::Storage;
+        let entry = |index: u64| {
+            let mut entry = [0; 4];
+            storage
+                .read_at(&mut entry, header.table_offset + index * 4)
+                .unwrap();
+            let sector = u32::from_be_bytes(entry);
+            let bits = || read_array(storage, u64::from(sector) * 512).unwrap();
+            (sector != u32::MAX).then(bits)
+        };
+        (0..4).map(entry).collect()
+    }
+
+    #[test]
+    fn the_parent_is_named_as_windows_and_xenserver_do() {
+        let (storage, header) = written(256 << 10);
+        assert_eq!(header.parent_id, 5u128.to_be_bytes());
+        assert_eq!(header.parent_timestamp, 1_700_000_000 - 946_684_800);
+        let name = super::super::locator::parent_name_path(&header.parent_name);
+        assert_eq!(name.unwrap(), "båse.vhd");
+        for locator in &header.locators[..2] {
+            assert_eq!(locator.path(&storage).unwrap(), "./sub/båse.vhd");
+        }
+        assert_eq!(header.locators[2], ParentLocator::default());
+    }
+
+    #[test]
+    fn bitmaps_tell_what_is_not_the_parents() {
+        let (storage, header) = written(256 << 10);
+        let mut own = [0; 16];
+        own[1] = 0xFF;
+        let mut zero = [0; 16];
+        zero[1] = 0x80;
+        assert_eq!(
+            bitmaps(&storage, &header),
+            [None, Some(own), Some(zero), None]
+        );
+    }
+
+    #[test]
+    fn past_the_end_of_the_parent_everything_has_a_place() {
+        let (storage, header) = written((64 << 10) + 512 * 20);
+        let mut own = [0; 16];
+        own[1] = 0xFF;
+        own[2] = 0x0F;
+        own[3..].fill(0xFF);
+        let full = Some([0xFF; 16]);
+        assert_eq!(bitmaps(&storage, &header), [None, Some(own), full, full]);
     }
 }

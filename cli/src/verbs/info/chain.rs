@@ -12,6 +12,13 @@ use crate::failure::Failure;
 use crate::source::Found;
 use crate::{render, report};
 
+#[derive(Serialize)]
+struct Answer<'a, E> {
+    chain: &'a [Layer],
+    /// What is wrong with the rest of the chain.
+    error: Option<E>,
+}
+
 /// A layer, for programs and for people.
 #[derive(Serialize)]
 struct Layer {
@@ -86,7 +93,10 @@ pub(super) fn run(found: &Found, context: &OpenContext, json: bool) -> Result<Ex
     }
     if json {
         let error = failure.as_ref().map(Failure::describe);
-        report::json(&serde_json::json!({ "chain": layers, "error": error }))?;
+        report::json(&Answer {
+            chain: &layers,
+            error,
+        })?;
     } else {
         let texts: Vec<String> = layers.iter().map(text).collect();
         report::text(&texts.join("\n"))?;
