@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use formats::LayerChoice;
 
 /// Carries the disks of virtual machines from one hypervisor to another.
 ///
@@ -86,12 +87,17 @@ pub struct Convert {
     /// Compress: qcow2 clusters, or a VMDK as streamOptimized
     #[arg(short = 'c', long)]
     pub compress: bool,
-    /// Write an overlay: only what differs from this image, which DST will name. A relative name starts at DST's folder
+    /// Write an overlay (qcow2, VHD, VHDX): only what differs from this image, which DST will name. A relative name starts
+    /// at DST's folder
     #[arg(short = 'B', long, value_name = "IMAGE")]
     pub backing: Option<String>,
     /// Format of the image below; without it, what its content says
     #[arg(short = 'F', long, value_name = "FMT", requires = "backing")]
     pub backing_format: Option<String>,
+    /// Convert every layer of a chain into the folder DST, each as an overlay of the next (qcow2, VHD or VHDX). They keep
+    /// their names, with another extension; what a layer does not define is not read
+    #[arg(long, conflicts_with_all = ["replace", "backing", "profile", "salvage", "layer"])]
+    pub keep_chain: bool,
     /// Zeros of at least this size are not stored; 0 stores everything
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,
@@ -120,7 +126,7 @@ pub struct Convert {
     /// Put the new image in the place of SRC: written beside it, verified, swapped by name with its ids kept, the old one
     /// removed only then. Zeros are dropped on the way. Without -O and -o it is of the same kind as before. Images
     /// elsewhere that stand on SRC are not known: only those beside it are looked for
-    #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "size", "fix_gpt"])]
+    #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "size", "fix_gpt", "layer"])]
     pub replace: bool,
     /// Keep the old image as SRC.old
     #[arg(long, requires = "replace")]
@@ -229,10 +235,13 @@ pub struct Info {
     /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
     #[arg(short = 'f', long, value_name = "FMT")]
     pub source_format: Option<String>,
+    /// Show every layer of its chain from the tip to the base: ids, sizes, and how much each holds itself
+    #[arg(long, conflicts_with = "layer")]
+    pub chain: bool,
     #[command(flatten)]
     pub opening: Opening,
     /// Print the machine in a package as TOML, for "convert --machine"
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, conflicts_with_all = ["json", "chain"])]
     pub toml: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -543,6 +552,17 @@ pub struct Opening {
     /// Read this internal snapshot of a qcow2 image (its name or id) instead of the present state
     #[arg(long, value_name = "NAME|ID")]
     pub snapshot: Option<String>,
+    /// Read this one layer of a chain, as "info --chain" numbers them (0 is the tip, whose parent need not be there), or
+    /// the one in the file of this name; what it does not define reads as zeros
+    #[arg(long, value_name = "N|NAME", value_parser = layer, conflicts_with = "snapshot")]
+    pub layer: Option<LayerChoice>,
+}
+
+fn layer(text: &str) -> Result<LayerChoice, String> {
+    Ok(match text.parse() {
+        Ok(number) => LayerChoice::Number(number),
+        Err(_) => LayerChoice::Name(text.to_owned()),
+    })
 }
 
 fn sector_size(text: &str) -> Result<u32, String> {

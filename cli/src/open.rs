@@ -26,6 +26,7 @@ pub fn context(opening: &Opening, salvage: bool) -> Result<OpenContext, Failure>
         salvage,
         sector_size: opening.sector_size,
         snapshot: opening.snapshot.clone(),
+        layer: opening.layer.clone(),
         passphrase: opening.key_file.as_deref().map(passphrase).transpose()?,
         ..OpenContext::default()
     })

@@ -129,6 +129,13 @@ pub fn disk_or_image(
 ) -> Result<Source, Failure> {
     let found = Found::open(path, format)?;
     if let Some(opened) = found.package(context)? {
+        if context.layer.is_some() {
+            return Err(
+                Error::usage("--layer", "is for disks that are not in a package")
+                    .in_file(path)
+                    .into(),
+            );
+        }
         let machine = choice.machine(&opened)?;
         let disk = choice.disk(&opened, machine)?;
         say_package(&opened);

@@ -20,11 +20,36 @@ def libyal(kind, path):
         image = pyvmdk.handle()
         image.open(path)
         image.open_extent_data_files()
-    else:
-        module = __import__({"vhd": "pyvhdi", "vhdx": "pyvhdi", "qcow2": "pyqcow"}[kind])
-        image = module.file()
+    elif kind == "qcow2":
+        import pyqcow
+
+        image = pyqcow.file()
         image.open(path)
+    else:
+        image = vhdi(path)
     return image.get_media_size(), image.read_buffer_at_offset
+
+
+PARENTS = []
+
+
+def vhdi(path):
+    """The image at path over its parents, which stand beside it: found by their ids."""
+    import pyvhdi
+
+    image = pyvhdi.file()
+    image.open(str(path))
+    wanted = image.get_parent_identifier()
+    if wanted:
+        for beside in sorted(Path(path).parent.glob("*" + Path(path).suffix)):
+            known = pyvhdi.file()
+            known.open(str(beside))
+            if known.get_identifier() == wanted:
+                parent = vhdi(beside)
+                image.set_parent(parent)
+                PARENTS.append(parent)
+                break
+    return image
 
 
 def dissect(kind, path):

@@ -108,8 +108,28 @@ pub struct OpenContext {
     pub slices: SharedSlices,
     /// Logical sector size in bytes of raw disks, 512 or 4096, where somebody knows it: they do not say it themselves.
     pub sector_size: Option<u32>,
+    /// The one layer of the chain to read, without what it stands on; `None`: all of them.
+    pub layer: Option<LayerChoice>,
     /// The internal snapshot to read instead of the present state: of the image itself, not of what it stands on.
     pub snapshot: Option<String>,
+}
+
+/// One layer of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerChoice {
+    /// Its place: 0 is the tip.
+    Number(usize),
+    /// The name of its file, or the path to it.
+    Name(String),
+}
+
+impl fmt::Display for LayerChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LayerChoice::Number(number) => number.fmt(f),
+            LayerChoice::Name(name) => write!(f, "{name:?}"),
+        }
+    }
 }
 
 /// One image file, opened: without its parents.
@@ -260,11 +280,10 @@ pub struct ParentReference {
     pub format: Option<Format>,
     /// The identities of which the parent must have one; none: any file will do.
     pub identities: Vec<ImageId>,
-    /// When the parent was last written, in seconds since 1970, as the delta says it (VHD). Not checked when it is opened:
-    /// copying a file gives it another time.
-    pub modified: Option<u64>,
     /// The logical sector size in bytes that the parent must have, where the format has several.
     pub sector_size: Option<u32>,
+    /// When the parent was last written to by what the child knows, in seconds since 1970.
+    pub modified: Option<u64>,
 }
 
 /// One format: a line in [`DRIVERS`].

@@ -29,8 +29,8 @@
 //! | [`resize`](mod@resize) | another size for an image that is there |
 //! | [`parts`], [`unpacked`] | storages one behind the other; what a gzip, zstd or bzip2 file holds |
 //! | [`mod@driver`] | the registry: one line a format |
-//! | [`probe`](mod@probe), [`open`](mod@open), [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
-//! | [`stack`] | chains, pieces in a row, windows: disks made of disks |
+//! | [`probe`](mod@probe), [`open`](mod@open), `chain`, [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
+//! | [`stack`], [`delta`] | chains, pieces in a row, windows: disks made of disks; a layer of a chain alone |
 //! | [`reader`], [`codec`] | from a run to its bytes |
 //! | [`table`] | big tables, read by pages |
 //! | [`options`] | `-o key=value` |
@@ -41,7 +41,9 @@
 
 mod block_set;
 pub mod budget;
+mod chain;
 pub mod codec;
+pub mod delta;
 pub mod driver;
 mod error;
 mod findings;
@@ -75,9 +77,10 @@ pub mod vmdk;
 pub mod xva;
 
 pub use codec::Codec;
+pub use delta::Delta;
 pub use driver::{
-    CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerInfo, OpenContext,
-    ParentReference, Repaired, driver, format_by_name,
+    CheckReport, DRIVERS, Detail, Driver, Finding, Format, ImageId, Layer, LayerChoice, LayerInfo,
+    OpenContext, ParentReference, Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use in_place::{Allocation, Ids, InPlace, InPlaceFile, Plan, Step};

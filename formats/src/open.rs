@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::driver::{DRIVERS, Format, Layer, LayerInfo, OpenContext, ParentReference, driver};
-use crate::error::{Error, ErrorKind, Result};
+use crate::chain::{Walk, check_chain, check_identity, is_same_file};
+use crate::driver::{
+    DRIVERS, Format, Layer, LayerChoice, LayerInfo, OpenContext, ParentReference, driver,
+};
+use crate::error::{Error, Result};
 use crate::options::Backing;
 use crate::probe::probe;
 use crate::source::BlockSource;
 use crate::stack::Stack;
 use crate::storage::{FileStorage, StorageRef};
-
-/// Layers that a chain may have. Products stop far below; a longer one is an attack or a mistake.
-pub const MAX_CHAIN: usize = 64;
 
 /// An image with all it stands on.
 pub struct Image {
@@ -36,9 +36,22 @@ pub struct LayerFile {
     pub storage: StorageRef,
     /// Files besides it that hold parts of the layer (extents, a data file).
     pub further: Vec<StorageRef>,
+    /// How it names the file that it stands on, if it is a delta.
+    pub parent: Option<ParentReference>,
 }
 
 impl LayerFile {
+    pub(crate) fn new(storage: StorageRef, layer: Layer) -> LayerFile {
+        LayerFile {
+            path: storage.path().to_owned(),
+            info: layer.info,
+            source: layer.source,
+            storage,
+            further: layer.storages,
+            parent: layer.parent,
+        }
+    }
+
     /// Bytes in all files of this layer.
     pub fn file_size(&self) -> u64 {
         self.storages().map(|s| s.len()).sum()
@@ -52,8 +65,16 @@ impl LayerFile {
         self.storages().map(|s| s.allocated()).sum()
     }
 
-    fn storages(&self) -> impl Iterator<Item = &StorageRef> {
+    /// Every file that it is read from.
+    pub fn storages(&self) -> impl Iterator<Item = &StorageRef> {
         std::iter::once(&self.storage).chain(&self.further)
+    }
+
+    /// When its file was last written to, in seconds since 1970, where the file system says so.
+    pub fn modified(&self) -> Option<u64> {
+        let meta = self.storage.whole_file()?.metadata().ok()?;
+        let since = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH);
+        since.ok().map(|since| since.as_secs())
     }
 }
 
@@ -68,6 +89,7 @@ impl LayerFile {
             size: self.source.size(),
             sector_size: self.source.sector_size(),
             block_size: self.source.block_size(),
+            modified: self.modified(),
         }
     }
 }
@@ -105,47 +127,108 @@ pub fn open_storage(
     format: Option<Format>,
     context: &OpenContext,
 ) -> Result<Image> {
-    let parents = &OpenContext {
-        snapshot: None,
-        ..context.clone()
-    };
-    let mut layers: Vec<LayerFile> = Vec::new();
-    let mut storages = Vec::new();
-    let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
-    check_sectors(&layer, context).map_err(|e| e.in_file(storage.path()))?;
-    let mut next = Some((storage, layer));
-    while let Some((storage, layer)) = next.take() {
-        check_chain(&layers, &storage)?;
-        if let Some(reference) = &layer.parent {
-            let (file, mut parent) = open_parent(storage.path(), reference, parents)?;
-            let doubt = driver(layer.info.format).parent_doubt(&layer.info, &parent.info);
-            parent.info.warnings.extend(doubt);
-            next = Some((file, parent));
-        }
-        storages.push(storage.clone());
-        storages.extend(layer.storages.iter().cloned());
-        layers.push(LayerFile {
-            path: storage.path().to_owned(),
-            info: layer.info,
-            source: layer.source,
-            storage,
-            further: layer.storages,
-        });
+    let mut walk = Walk::new(storage, format, context)?;
+    if let Some(choice) = &context.layer {
+        return one_layer(walk, choice);
     }
-    let mut sources = layers.iter().map(|l| l.source.clone());
-    let Some(tip) = sources.next() else {
+    while walk.step()? {}
+    let layers = walk.layers;
+    let sources = layers.iter().map(|layer| layer.source.clone()).collect();
+    Ok(Image {
+        source: stacked(sources)?,
+        storages: layers
+            .iter()
+            .flat_map(LayerFile::storages)
+            .cloned()
+            .collect(),
+        layers,
+    })
+}
+
+/// The disk of a chain, the tip first.
+///
+/// # Errors
+/// `Malformed` for a chain of nothing.
+pub fn stacked(layers: Vec<Arc<dyn BlockSource>>) -> Result<Arc<dyn BlockSource>> {
+    let mut layers = layers.into_iter();
+    let Some(tip) = layers.next() else {
         return Err(Error::malformed("chain", "has no layer"));
     };
-    let parents: Vec<_> = sources.collect();
-    let source = if parents.is_empty() {
-        tip
-    } else {
-        Arc::new(Stack::new(tip, parents))
+    let parents: Vec<_> = layers.collect();
+    Ok(match parents.is_empty() {
+        true => tip,
+        false => Arc::new(Stack::new(tip, parents)),
+    })
+}
+
+/// The files of a chain from the tip on, as far as they can be opened.
+pub struct Chain {
+    /// The files that could be, the tip first.
+    pub layers: Vec<LayerFile>,
+    /// What is wrong with the next one.
+    pub failure: Option<Error>,
+}
+
+/// As [`open_storage`], for looking at a chain of which not all files may be there. [`OpenContext::layer`] is not looked
+/// at.
+///
+/// # Errors
+/// What is wrong with the tip.
+pub fn open_chain(
+    storage: StorageRef,
+    format: Option<Format>,
+    context: &OpenContext,
+) -> Result<Chain> {
+    let mut walk = Walk::new(storage, format, context)?;
+    let failure = loop {
+        match walk.step() {
+            Ok(true) => {}
+            Ok(false) => break None,
+            Err(error) => break Some(error),
+        }
     };
+    Ok(Chain {
+        layers: walk.layers,
+        failure,
+    })
+}
+
+/// The layer that `choice` names, without what it stands on: no more of the chain is opened than leads to it.
+fn one_layer(mut walk: Walk, choice: &LayerChoice) -> Result<Image> {
+    loop {
+        let number = walk.layers.len().saturating_sub(1);
+        let Some(layer) = walk.layers.last() else {
+            return Err(Error::malformed("chain", "has no layer"));
+        };
+        let is_meant = match choice {
+            LayerChoice::Number(wanted) => *wanted == number,
+            LayerChoice::Name(name) => {
+                layer.path.file_name() == Some(name.as_ref()) || layer.path == Path::new(name)
+            }
+        };
+        if is_meant {
+            break;
+        }
+        if !walk.step()? {
+            return Err(Error::usage("--layer", "the chain has no such layer")
+                .found(choice)
+                .expected(match number {
+                    0 => "0: it stands on nothing".to_owned(),
+                    last => format!("0 (the tip) to {last} (the base), or the name of a file"),
+                })
+                .hint("info --chain lists them"));
+        }
+    }
+    let layers: Vec<_> = walk.layers.pop().into_iter().collect();
+    let sources = layers.iter().map(|layer| layer.source.clone()).collect();
     Ok(Image {
-        source,
+        source: stacked(sources)?,
+        storages: layers
+            .iter()
+            .flat_map(LayerFile::storages)
+            .cloned()
+            .collect(),
         layers,
-        storages,
     })
 }
 
@@ -172,14 +255,8 @@ pub fn open_storage_alone(
     context: &OpenContext,
 ) -> Result<(LayerFile, Option<ParentReference>)> {
     let layer = open_layer(&storage, format, context).map_err(|e| e.in_file(storage.path()))?;
-    let file = LayerFile {
-        path: storage.path().to_owned(),
-        info: layer.info,
-        source: layer.source,
-        storage,
-        further: layer.storages,
-    };
-    Ok((file, layer.parent))
+    let reference = layer.parent.clone();
+    Ok((LayerFile::new(storage, layer), reference))
 }
 
 /// As [`open_storage`], with `parent` below it whatever file the image itself names: packages say so in their description.
@@ -200,16 +277,11 @@ pub fn open_over(
     let mut storages = vec![storage.clone()];
     storages.extend(layer.storages.iter().cloned());
     storages.extend(parent.storages);
-    let mut layers = vec![LayerFile {
-        path: storage.path().to_owned(),
-        info: layer.info,
-        source: layer.source.clone(),
-        storage,
-        further: layer.storages,
-    }];
+    let tip = layer.source.clone();
+    let mut layers = vec![LayerFile::new(storage, layer)];
     layers.extend(parent.layers);
     Ok(Image {
-        source: Arc::new(Stack::new(layer.source, vec![parent.source])),
+        source: Arc::new(Stack::new(tip, vec![parent.source])),
         layers,
         storages,
     })
@@ -277,7 +349,11 @@ pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<
     Ok(children)
 }
 
-fn open_layer(
+/// Opens the file alone, as `format` or as what it looks like.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn open_layer(
     storage: &StorageRef,
     format: Option<Format>,
     context: &OpenContext,
@@ -295,12 +371,11 @@ fn open_layer(
     driver(format).open(storage.clone(), context)
 }
 
-fn is_same_file(one: &StorageRef, other: &StorageRef) -> bool {
-    one.file_id().is_some() && one.file_id() == other.file_id()
-}
-
 /// Fails when the user says that an image has other sectors than it says itself.
-fn check_sectors(layer: &Layer, context: &OpenContext) -> Result<()> {
+///
+/// # Errors
+/// `Usage`.
+pub(crate) fn check_sectors(layer: &Layer, context: &OpenContext) -> Result<()> {
     let found = layer.source.sector_size();
     match context.sector_size {
         Some(size) if size != found => Err(Error::usage(
@@ -311,179 +386,4 @@ fn check_sectors(layer: &Layer, context: &OpenContext) -> Result<()> {
         .expected(found)),
         _ => Ok(()),
     }
-}
-
-fn check_chain(layers: &[LayerFile], storage: &StorageRef) -> Result<()> {
-    if layers.len() >= MAX_CHAIN {
-        return Err(Error::limit("chain", "has too many layers")
-            .expected(format!("at most {MAX_CHAIN}"))
-            .in_file(storage.path()));
-    }
-    let id = storage.file_id();
-    if id.is_some() && layers.iter().any(|l| l.storage.file_id() == id) {
-        return Err(
-            Error::malformed("chain", "is a circle: the file is its own ancestor")
-                .in_file(storage.path()),
-        );
-    }
-    Ok(())
-}
-
-/// The first of the named files that can be opened and is the parent.
-fn open_parent(
-    child: &Path,
-    reference: &ParentReference,
-    context: &OpenContext,
-) -> Result<(StorageRef, Layer)> {
-    if let ([], [_, ..], Some(format)) = (
-        &reference.names[..],
-        &reference.identities[..],
-        reference.format,
-    ) {
-        return find_parent(child, reference, format, context);
-    }
-    let mut failure: Option<Error> = None;
-    for name in &reference.names {
-        match open_named(child, name, reference, context) {
-            Ok(parent) => return Ok(parent),
-            // A file that is there, but is another one, tells more than a file that is not there. Of two alike the
-            // first counts: it is the name that people know.
-            Err(e)
-                if failure.as_ref().is_none_or(|known| {
-                    known.kind() == ErrorKind::Refused && e.kind() != ErrorKind::Refused
-                }) =>
-            {
-                failure = Some(e);
-            }
-            Err(_) => {}
-        }
-    }
-    Err(failure.unwrap_or_else(|| {
-        Error::malformed(reference.structure, "is a delta, but names no parent").in_file(child)
-    }))
-}
-
-/// The one file beside the child, or in a folder that the user allows, that is an image of the right format with the right
-/// identity: for parents that have no name.
-fn find_parent(
-    child: &Path,
-    reference: &ParentReference,
-    format: Format,
-    context: &OpenContext,
-) -> Result<(StorageRef, Layer)> {
-    let extensions = driver(format).extensions();
-    let names = context.references.files_around(child, extensions)?;
-    let mut found: Option<(StorageRef, Layer)> = None;
-    let mut unreadable = None;
-    for name in &names {
-        let opened = context.references.open(child, name, reference.structure);
-        let opened = opened.and_then(|storage| {
-            let layer = open_layer(&storage, Some(format), context);
-            let layer = layer.map_err(|e| e.in_file(storage.path()))?;
-            Ok((storage, layer))
-        });
-        let candidate = match opened {
-            Ok(candidate) => candidate,
-            Err(error) => {
-                unreadable.get_or_insert(error);
-                continue;
-            }
-        };
-        let identity = candidate.1.info.identity;
-        if !identity.is_some_and(|id| reference.identities.contains(&id)) {
-            continue;
-        }
-        match &found {
-            None => found = Some(candidate),
-            // The same file by another name.
-            Some((known, _)) if is_same_file(known, &candidate.0) => {}
-            Some((known, _)) => {
-                let both = [known.path(), candidate.0.path()].map(Path::display);
-                return Err(
-                    Error::refused(reference.structure, "two files could be the parent")
-                        .found(format!("{} and {}", both[0], both[1]))
-                        .expected(format!("one file with {}", ids(reference)))
-                        .hint("keep only the right one in the folders that are looked through")
-                        .in_file(child),
-                );
-            }
-        }
-    }
-    found.ok_or_else(|| {
-        let what = match unreadable {
-            None => format!("{} {format} files without it", names.len()),
-            Some(error) => format!("{} {format} files, one not readable: {error}", names.len()),
-        };
-        Error::malformed(reference.structure, "no file with the parent's id is there")
-            .found(what)
-            .expected(ids(reference))
-            .hint("put it beside the image, or name its folder with --allow-references DIR")
-            .in_file(child)
-    })
-}
-
-/// The identities that a parent may have, for messages.
-fn ids(reference: &ParentReference) -> String {
-    let ids: Vec<String> = reference
-        .identities
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    format!("id {}", ids.join(" or "))
-}
-
-fn open_named(
-    child: &Path,
-    name: &str,
-    reference: &ParentReference,
-    context: &OpenContext,
-) -> Result<(StorageRef, Layer)> {
-    let storage = context.references.open(child, name, reference.structure)?;
-    let path = storage.path().to_owned();
-    let layer = open_layer(&storage, reference.format, context).map_err(|e| e.in_file(&path))?;
-    check_identity(reference, &layer.info, layer.source.sector_size(), &path)?;
-    Ok((storage, layer))
-}
-
-impl ParentReference {
-    /// Fails when `parent` is not the image that is meant.
-    ///
-    /// # Errors
-    /// `Malformed`.
-    pub fn check(&self, parent: &LayerFile) -> Result<()> {
-        let sectors = parent.source.sector_size();
-        check_identity(self, &parent.info, sectors, &parent.path)
-    }
-}
-
-fn check_identity(
-    reference: &ParentReference,
-    parent: &LayerInfo,
-    found: u32,
-    path: &Path,
-) -> Result<()> {
-    if let Some(expected) = reference.sector_size.filter(|size| *size != found) {
-        return Err(Error::malformed(
-            reference.structure,
-            "the parent has sectors of another size",
-        )
-        .found(format!("{found} bytes"))
-        .expected(format!("{expected} bytes"))
-        .in_file(path));
-    }
-    let expected = &reference.identities;
-    if expected.is_empty() || parent.identity.is_some_and(|id| expected.contains(&id)) {
-        return Ok(());
-    }
-    Err(
-        Error::malformed(reference.structure, "the parent is another image")
-            .found(
-                parent
-                    .identity
-                    .map_or("no id".to_owned(), |id| format!("id {id}")),
-            )
-            .expected(ids(reference))
-            .hint("find the parent that the child was made on")
-            .in_file(path),
-    )
 }

@@ -47,6 +47,8 @@ pub struct Backing {
     pub sector_size: u32,
     /// Unit in which it allocates, in bytes.
     pub block_size: u64,
+    /// When it was last written to, in seconds since 1970; `None`: the new image is not to say.
+    pub modified: Option<u64>,
 }
 
 impl Options {
@@ -132,7 +134,7 @@ impl Options {
                 "-B",
                 format!("{format} images cannot be written over another image"),
             )
-            .hint("qcow2 and VHDX can"));
+            .hint("qcow2, VHD and VHDX can"));
         }
         Ok(())
     }

@@ -20,6 +20,9 @@ const MOST_ENTRIES: usize = 100_000;
 /// Files among them that are opened.
 const MOST_FILES: usize = 4096;
 
+/// Longest path of a parent, in UTF-16 units: as long as Windows allows.
+const MAX_WINDOWS_PATH: usize = 32_000;
+
 /// Which files named inside images may be opened.
 #[derive(Debug, Clone, Default)]
 pub struct ReferencePolicy {
@@ -267,6 +270,35 @@ pub(crate) fn candidates(path: &str) -> Vec<String> {
     names
 }
 
+/// `name` as a path of Windows that starts with the folder of the child, as VHD and VHDX name their parents.
+///
+/// # Errors
+/// `Refused` for what is no relative path or cannot stand in one, `Limit` for more than Windows allows.
+pub(crate) fn relative_windows_path(name: &str) -> Result<String> {
+    let refused = |why: &'static str| {
+        let error = Error::refused("-B", why).found(format!("{name:?}"));
+        Err(error.hint("name it as the new image is to find it from its own folder"))
+    };
+    if name.starts_with('/') {
+        return refused("VHD and VHDX name their parents by a relative path");
+    }
+    if name.contains(['\\', ':', '\0']) {
+        return refused("the name cannot stand in a path of Windows");
+    }
+    let parts = name.split('/').filter(|part| !matches!(*part, "" | "."));
+    let path = parts.collect::<Vec<_>>().join("\\");
+    let path = if path.starts_with("..\\") {
+        path
+    } else {
+        format!(".\\{path}")
+    };
+    if path.encode_utf16().count() > MAX_WINDOWS_PATH {
+        return Err(Error::limit("parent locator", "the name is too long")
+            .expected(format!("at most {MAX_WINDOWS_PATH} characters")));
+    }
+    Ok(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -370,5 +402,13 @@ mod tests {
         for nothing in ["", "./", "C:/", "C:/dir/.."] {
             assert_eq!(tried(nothing), "", "{nothing}");
         }
+    }
+
+    #[test]
+    fn paths_of_windows_start_with_the_folder_of_the_child() {
+        let path = |name: &str| relative_windows_path(name).unwrap();
+        assert_eq!(path("base.vhdx"), ".\\base.vhdx");
+        assert_eq!(path("./sub//base.vhdx"), ".\\sub\\base.vhdx");
+        assert_eq!(path("../up/base.vhdx"), "..\\up\\base.vhdx");
     }
 }

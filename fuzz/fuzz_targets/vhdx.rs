@@ -47,6 +47,7 @@ fn seed() -> Vec<u8> {
         size: 4 << 20,
         sector_size: 512,
         block_size: MIB as u64,
+        modified: None,
     };
     let options = Options::new(vhdx.options(), &[]).map(|options| options.over(Some(backing)));
     let mut target = options

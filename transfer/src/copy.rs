@@ -39,6 +39,9 @@ pub struct CopyOptions {
     pub recompress: bool,
     /// The image that the target stands on: only what differs from its disk is stored.
     pub below: Option<Arc<Image>>,
+    /// Whether the disk is a delta in units of the target ([`formats::Delta`]): what it maps as absent is left to the image
+    /// that the target stands on.
+    pub is_delta: bool,
     /// The ids and times of the target, where they were chosen already.
     pub identity: Option<Identity>,
     /// What has to hold besides for the target to be put in place. It is asked when the whole disk has been read.
@@ -127,10 +130,10 @@ impl Copy<'_> {
             check_rest(below.source.as_ref(), size..target_size)?;
         }
         let below = below.map(|below| Window::new(below.source.clone(), size));
-        let sparse = match below {
+        let sparse = match below.is_some() || self.options.is_delta {
             // Whole blocks: what an allocated block does not hold is not looked for below it.
-            Some(_) => target.block_size(),
-            None => sparse,
+            true => target.block_size(),
+            false => sparse,
         };
         let how = match (measuring, self.options.recompress) {
             (true, _) => How::Measuring,
@@ -143,6 +146,7 @@ impl Copy<'_> {
             sparse,
             packing: packer.map(|packer| Packing::new(packer, how)),
             below: below.as_ref().map(|source| Below { source, says_zeros }),
+            is_delta: self.options.is_delta,
         };
         let mut outcome = pass::run(
             self.image.source.as_ref(),

@@ -18,6 +18,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`chain`] | every layer of a chain into an image of its own |
 //! | [`copy`](mod@copy), [`identity`] | one disk into one output: pass, head, tables |
 //! | [`convert`](mod@convert), [`refusals`], [`verify`](mod@verify) | what may be written to; the copy; reading it back; putting it in place |
 //! | [`pass`], [`place`], [`store`] | one pass over a disk; telling the target; from placements to writes |
@@ -33,6 +34,7 @@
 
 pub mod affordable;
 pub mod buffer;
+pub mod chain;
 pub mod check;
 pub mod compare;
 pub mod convert;
@@ -60,6 +62,7 @@ pub mod store;
 pub mod verify;
 pub mod zero;
 
+pub use chain::{ChainPlace, LayerDone, convert_chain};
 pub use check::{Unpack, check, check_structures, repair};
 pub use compare::{Comparison, Difference, compare};
 pub use convert::{Converted, Measured, Place, convert, digest, measure};

@@ -15,13 +15,13 @@ use crate::digest::{
 };
 use crate::error::{Error, Result};
 use crate::output::Output;
-use crate::overlay::{Below, OverlayWorker};
+use crate::overlay::{Below, OverlayWorker, ranges_hash};
 use crate::packing::{PackedBlocks, Packing};
 use crate::pipeline::{self, Stage};
-use crate::place::{Told, gaps};
+use crate::place::{Told, gaps, total};
 use crate::progress::Progress;
 use crate::salvage::Salvage;
-use crate::segments::{SEGMENT, Segment, Segments};
+use crate::segments::{SEGMENT, Segment, Segments, find_starts};
 use crate::store::{LEAD, write_data, write_stream, write_zeros};
 use crate::zero::{data_ranges, is_zero};
 
@@ -69,6 +69,9 @@ pub struct Destination<'a> {
     pub packing: Option<Packing>,
     /// The image below, if only what differs from it is stored. `sparse` is the unit then, and no unit is stored in part.
     pub below: Option<Below<'a>>,
+    /// Whether the source is a delta: what it maps as absent is left to the image below, and what it maps as zeros is
+    /// said. `sparse` is the unit of it, which is never defined in part.
+    pub is_delta: bool,
 }
 
 /// What came out of a pass.
@@ -114,6 +117,8 @@ pub fn run(
         when_spent
     };
     let budget = Budget::new(wanted.affordable_digest, at_first);
+    let is_delta = destination.as_ref().is_some_and(|d| d.is_delta);
+    let says_zeros = destination.as_ref().is_none_or(|d| d.target.says_zeros());
     let (target, output, packing, below, sparse) = match destination {
         Some(d) => (Some(d.target), d.output, d.packing, d.below, d.sparse),
         None => (None, None, None, None, SEGMENT.min(4096)),
@@ -125,6 +130,8 @@ pub fn run(
         output,
         packing,
         below,
+        is_delta,
+        says_zeros,
         sparse,
         hashes_zeros,
         budget: &budget,
@@ -146,6 +153,7 @@ pub fn run(
         }),
     };
     let segments = Segments::new(sources, size, budget.longest_zeros(), setting.salvage);
+    let segments = segments.of_delta(is_delta);
     pipeline::run(&pass, &segments, setting.threads, setting.cancel)?;
     let ordered = pass.ordered.into_inner().unwrap_or_else(|e| e.into_inner());
     Ok(Outcome {
@@ -166,6 +174,8 @@ struct Pass<'a> {
     output: Option<&'a dyn Output>,
     packing: Option<Packing>,
     below: Option<Below<'a>>,
+    is_delta: bool,
+    says_zeros: bool,
     sparse: u64,
     /// Whether every zero has to be hashed, however many there are.
     hashes_zeros: bool,
@@ -267,6 +277,13 @@ impl Stage for Pass<'_> {
         let content = &worker.buffer[..done];
         let unit = self.sparse as usize;
         match &self.below {
+            None if self.is_delta => {
+                let data = &mut worker.data;
+                let says_zeros = self.says_zeros;
+                worker
+                    .overlay
+                    .defined(runs, content, unit, says_zeros, data);
+            }
             None => data_ranges(content, unit, 0, &mut worker.data),
             Some(below) => {
                 let runs = segment.runs.get(1).map_or(&[][..], Vec::as_slice);
@@ -298,9 +315,9 @@ impl Stage for Pass<'_> {
         }
         let data = total(&worker.data);
         ordered.data_bytes += data;
-        ordered.zero_bytes += match self.below {
-            None => segment.len - data,
-            Some(_) => total(&worker.overlay.zeros),
+        ordered.zero_bytes += match self.is_overlay() {
+            false => segment.len - data,
+            true => total(&worker.overlay.zeros),
         };
         let zeros = if segment.is_zero() { segment.len } else { 0 };
         ordered
@@ -309,9 +326,16 @@ impl Stage for Pass<'_> {
         // With -S 0 zeros count as data here; for the fingerprint they are zeros all the same.
         if let (Some(fingerprint), Some(content), [hash]) =
             (&mut ordered.fingerprint, content, &worker.hashes[..])
-            && (self.counts_data() && data > 0 || !self.counts_data() && !is_zero(content))
+            && (self.is_delta
+                || self.counts_data() && data > 0
+                || !self.counts_data() && !is_zero(content))
         {
             fingerprint.push(segment.offset, hash);
+            if self.is_delta {
+                // Zeros that it says, and what it does not say, are not the same.
+                let said = ranges_hash(segment.offset, &worker.overlay.zeros);
+                fingerprint.push(segment.offset, &said);
+            }
         }
         if let Some(target) = &mut ordered.target {
             self.place(target.as_mut(), worker, segment)?;
@@ -336,6 +360,11 @@ impl Pass<'_> {
     /// Whether the data of a segment is all of it that is not zero.
     fn counts_data(&self) -> bool {
         self.sparse > 0 && self.below.is_none()
+    }
+
+    /// Whether the target stands on another image.
+    fn is_overlay(&self) -> bool {
+        self.below.is_some() || self.is_delta
     }
 
     /// Reads one run to its place in the buffer, step by step, hashing what was just read.
@@ -400,13 +429,13 @@ impl Pass<'_> {
             &worker.data
         };
         // Over another image the rest is not zeros, but what stands there.
-        let gaps = match self.below {
-            None => gaps(data, all.end),
-            Some(_) => Vec::new(),
+        let gaps = match self.is_overlay() {
+            false => gaps(data, all.end),
+            true => Vec::new(),
         };
-        let zeros = match self.below {
-            None => &gaps,
-            Some(_) => &worker.overlay.zeros,
+        let zeros = match self.is_overlay() {
+            false => &gaps,
+            true => &worker.overlay.zeros,
         };
         match self.packing {
             None => worker.told.tell(target, at, data, zeros)?,
@@ -470,17 +499,3 @@ impl Pass<'_> {
     }
 }
 
-/// Fills `starts` with the places of all compressed units of `runs`, ascending.
-fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
-    starts.clear();
-    starts.extend(runs.iter().filter_map(|run| match run.mapping {
-        Mapping::Packed { offset, .. } => Some(offset),
-        _ => None,
-    }));
-    starts.sort_unstable();
-}
-
-/// Bytes in all of `ranges`.
-fn total(ranges: &[Range<usize>]) -> u64 {
-    ranges.iter().map(|r| (r.end - r.start) as u64).sum()
-}

@@ -125,6 +125,11 @@ pub fn gaps(data: &[Range<usize>], len: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
+/// Bytes in all of `ranges`.
+pub fn total(ranges: &[Range<usize>]) -> u64 {
+    ranges.iter().map(|r| (r.end - r.start) as u64).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

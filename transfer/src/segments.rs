@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use formats::{BlockSource, Run, run_at};
+use formats::{BlockSource, Mapping, Run, run_at};
 
 use crate::error::Result;
 use crate::salvage::Salvage;
@@ -28,12 +28,13 @@ pub struct Segment {
     pub offset: u64,
     /// Length in bytes: at most [`SEGMENT`], unless it is all zeros.
     pub len: u64,
-    /// For each disk its runs, together `len` bytes; none for a disk that maps all of it to zeros.
+    /// For each disk its runs, together `len` bytes; none for a disk that maps all of it to zeros, or for a delta that
+    /// says nothing of it.
     pub runs: Vec<Vec<Run>>,
 }
 
 impl Segment {
-    /// Whether all disks read as zeros here, as far as their maps know.
+    /// Whether all disks read as zeros here, as far as their maps know; for a delta, whether it says nothing.
     pub fn is_zero(&self) -> bool {
         self.runs.iter().all(Vec::is_empty)
     }
@@ -45,6 +46,7 @@ pub struct Segments<'a> {
     size: u64,
     longest_zeros: &'a AtomicU64,
     salvage: Option<&'a Salvage>,
+    is_delta: bool,
     next: Mutex<(u64, u64)>,
 }
 
@@ -62,7 +64,21 @@ impl<'a> Segments<'a> {
             size,
             longest_zeros,
             salvage,
+            is_delta: false,
             next: Mutex::new((0, 0)),
+        }
+    }
+
+    /// The same, for a delta: its zeros are no less than data.
+    pub fn of_delta(self, is_delta: bool) -> Segments<'a> {
+        Segments { is_delta, ..self }
+    }
+
+    /// Whether nobody has to be told of what is mapped so.
+    fn is_nothing(&self, mapping: &Mapping) -> bool {
+        match self.is_delta {
+            true => matches!(mapping, Mapping::Absent),
+            false => mapping.reads_zero(),
         }
     }
 
@@ -105,14 +121,14 @@ impl<'a> Segments<'a> {
         // Only the first disk is copied; zeros in the place of what the others have would go by unseen.
         let salvage = self.salvage.filter(|_| index == 0);
         let mut runs = Vec::new();
-        let (mut done, mut all_zero) = (0, true);
+        let (mut done, mut is_nothing) = (0, true);
         while done < len {
             let run = run(source, offset + done, len - done, salvage)?;
             done += run.len;
-            all_zero &= run.mapping.reads_zero();
+            is_nothing &= self.is_nothing(&run.mapping);
             runs.push(run);
         }
-        if all_zero {
+        if is_nothing {
             runs.clear();
         }
         Ok(runs)
@@ -133,7 +149,7 @@ impl<'a> Segments<'a> {
             for source in &self.sources {
                 // A damaged entry further on is met again when its own segment is cut.
                 match run(*source, offset + len, limit, None) {
-                    Ok(run) if run.mapping.reads_zero() => all = all.min(run.len),
+                    Ok(run) if self.is_nothing(&run.mapping) => all = all.min(run.len),
                     _ => all = 0,
                 }
             }
@@ -169,10 +185,20 @@ fn run(
     }
 }
 
+/// Fills `starts` with the places of all compressed units of `runs`, ascending.
+pub fn find_starts(runs: &[Run], starts: &mut Vec<u64>) {
+    starts.clear();
+    starts.extend(runs.iter().filter_map(|run| match run.mapping {
+        Mapping::Packed { offset, .. } => Some(offset),
+        _ => None,
+    }));
+    starts.sort_unstable();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use formats::{Mapping, MemoryStorage, StorageRef};
+    use formats::{MemoryStorage, StorageRef};
     use std::sync::Arc;
 
     /// A disk with one data byte range.

@@ -69,6 +69,7 @@ fn image(disk: Disk) -> Image {
             source,
             storage: storage.clone(),
             further: Vec::new(),
+            parent: None,
         }],
         storages: vec![storage],
     }

@@ -32,9 +32,10 @@ struct Range {
 /// Runs the verb. Exit code 1: they differ.
 pub fn run(arguments: &args::Compare) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.opening, false)?;
-    // A snapshot is asked for of the first image.
+    // A snapshot or a layer is asked for of the first image.
     let present = OpenContext {
         snapshot: None,
+        layer: None,
         ..context.clone()
     };
     let choice = source::choice(&arguments.opening);

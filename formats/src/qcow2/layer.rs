@@ -113,12 +113,12 @@ fn parent(name: &str, extensions: &Extensions) -> Result<ParentReference> {
         }
     };
     Ok(ParentReference {
-        modified: None,
         names: vec![name.to_owned()],
         structure: BACKING_NAME,
         format,
         identities: Vec::new(),
         sector_size: None,
+        modified: None,
     })
 }
 

@@ -92,12 +92,12 @@ fn parent(
         return without_parent(kind, salvage, warnings);
     }
     Ok(Some(ParentReference {
-        modified: None,
         names: Vec::new(),
         structure: "parent id",
         format: Some(Format::Vdi),
         identities: vec![ImageId::Uuid(header.parent_id)],
         sector_size: None,
+        modified: None,
     }))
 }
 

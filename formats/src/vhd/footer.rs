@@ -59,6 +59,17 @@ struct RawFooter {
     reserved: [u8; 426],
 }
 
+/// `unix_time`, in seconds since 1970, as VHD tells time.
+pub(super) fn timestamp(unix_time: u64) -> u32 {
+    let since = unix_time.saturating_sub(EPOCH);
+    since.try_into().unwrap_or(u32::MAX)
+}
+
+/// A time of a VHD in seconds since 1970.
+pub(super) fn unix_time(timestamp: u32) -> u64 {
+    EPOCH + u64::from(timestamp)
+}
+
 /// What kind of disk the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskType {
@@ -129,10 +140,7 @@ impl Footer {
                 DiskType::Fixed => NO_OFFSET,
                 _ => FOOTER_LEN,
             },
-            timestamp: unix_time
-                .saturating_sub(EPOCH)
-                .try_into()
-                .unwrap_or(u32::MAX),
+            timestamp: timestamp(unix_time),
             creator_application: *b"win ",
             creator_version: 0x000A_0000,
             creator_os: *b"Wi2k",

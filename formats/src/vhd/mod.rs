@@ -1,4 +1,4 @@
-//! Microsoft Virtual Hard Disk: fixed, dynamic and differencing, read; fixed and dynamic, written.
+//! Microsoft Virtual Hard Disk: fixed, dynamic and differencing, read and written.
 //!
 //! Big-endian, in sectors of 512 bytes, at most 2040 GiB. The order of reading: the footer ([`find`]) says which kind
 //! it is; the dynamic header where the BAT stands and how large blocks are; the BAT where each block stands; the bitmap
@@ -37,8 +37,10 @@ pub mod footer;
 pub mod geometry;
 mod info;
 pub mod locator;
+mod new_blocks;
 mod resize;
 pub mod source;
+pub mod target_differencing;
 pub mod target_dynamic;
 pub mod target_fixed;
 
@@ -54,8 +56,10 @@ use self::bat::{Bat, BlockLayout};
 use self::dynamic_header::DynamicHeader;
 use self::footer::{DiskType, Footer, MAX_DISK_SIZE};
 use self::locator::ParentLocator;
+use self::new_blocks::BLOCK_SIZES;
 use self::source::SparseSource;
-use self::target_dynamic::{BLOCK_SIZES, DynamicTarget};
+use self::target_differencing::{DifferencingTarget, Parent};
+use self::target_dynamic::DynamicTarget;
 use self::target_fixed::FixedTarget;
 use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
@@ -129,7 +133,6 @@ impl Driver for VhdDriver {
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("vhd")?;
-        options.check_alone("vhd")?;
         let size = disk_size(size)?;
         let kinds = [("dynamic", DiskType::Dynamic), ("fixed", DiskType::Fixed)];
         let fixed = options.choice("subformat", &kinds)? == DiskType::Fixed;
@@ -149,6 +152,13 @@ impl Driver for VhdDriver {
                     "a power of two from 64k to 2M",
                 ));
             }
+        }
+        if let Some(backing) = options.backing() {
+            if fixed {
+                return Err(Error::usage("-B", "is not possible with subformat=fixed"));
+            }
+            let parent = Parent::new(backing)?;
+            return Ok(Box::new(DifferencingTarget::new(size, block_size, parent)?));
         }
         Ok(if fixed {
             Box::new(FixedTarget::new(size))
@@ -284,8 +294,6 @@ fn parent_reference(
         );
     }
     Ok(ParentReference {
-        modified: (header.parent_timestamp != 0)
-            .then(|| footer::EPOCH + u64::from(header.parent_timestamp)),
         names,
         structure: "parent locator",
         format: Some(if raw { Format::Raw } else { Format::Vhd }),
@@ -294,5 +302,7 @@ fn parent_reference(
             false => vec![ImageId::Uuid(Uuid::from_bytes(header.parent_id))],
         },
         sector_size: None,
+        modified: (header.parent_timestamp != 0)
+            .then(|| footer::unix_time(header.parent_timestamp)),
     })
 }

@@ -3,53 +3,18 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::bat::{MAX_BLOCKS, UNALLOCATED};
-use super::dynamic_header::{DynamicHeader, HEADER_LEN};
+use super::dynamic_header::DynamicHeader;
 use super::footer::{DiskType, FOOTER_LEN, Footer};
 use super::geometry;
-use crate::error::{Error, Result};
+use super::new_blocks::{NewBlocks, PAGE, TABLE_OFFSET};
+use crate::error::Result;
 use crate::storage::WritableStorage;
 use crate::target::{BlockTarget, Identity, Placement, Summary, TableWrite};
-
-/// Boundary in bytes on which the data of every block starts, so that hosts read and write it by whole pages.
-const PAGE: u64 = 4096;
-
-/// Byte offset of the BAT: right behind the dynamic header.
-const TABLE_OFFSET: u64 = FOOTER_LEN + HEADER_LEN;
-
-/// Entries of the BAT that are turned into bytes in one go.
-const ENTRIES_AT_ONCE: usize = 64 << 10;
-
-/// Block sizes that are written, in bytes: what every reader takes; one bitmap sector suffices for each.
-pub(super) const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 64 << 10..=2 << 20;
-
-/// What stands in front of a block's data: padding that reads as zeros, and in its last sector the bitmap with a bit
-/// for every sector of the block. One for each of [`BLOCK_SIZES`], the smallest first.
-static GAPS: [[u8; PAGE as usize]; 6] = gaps();
-
-const fn gaps() -> [[u8; PAGE as usize]; 6] {
-    let mut gaps = [[0; PAGE as usize]; 6];
-    let mut size = 0;
-    while size < gaps.len() {
-        // 64 KiB have 128 sectors: 16 bytes.
-        let mut byte = 0;
-        while byte < 16 << size {
-            gaps[size][PAGE as usize - 512 + byte] = 0xFF;
-            byte += 1;
-        }
-        size += 1;
-    }
-    gaps
-}
 
 /// The layout of a dynamic disk.
 pub struct DynamicTarget {
     size: u64,
-    block_size: u64,
-    gap: &'static [u8],
-    table: Vec<u32>,
-    /// Byte offset, on a page boundary, at which the next block's gap goes.
-    next: Option<u64>,
+    blocks: NewBlocks,
     ready: Vec<TableWrite>,
 }
 
@@ -61,89 +26,12 @@ impl DynamicTarget {
     /// `Limit` when a disk of this size, written full, would not fit into the BAT or a file of 2 TiB; `Usage` for
     /// another block size.
     pub fn new(size: u64, block_size: u64) -> Result<DynamicTarget> {
-        let power = block_size.trailing_zeros().checked_sub(16);
-        let gap = power.and_then(|power| GAPS.get(power as usize));
-        let Some(gap) = gap.filter(|_| block_size.is_power_of_two()) else {
-            return Err(Error::usage("block size", "is not one that can be written")
-                .found(block_size)
-                .expected("a power of two from 64k to 2M"));
-        };
-        let blocks = size.div_ceil(block_size);
-        let last_bitmap = data_start(blocks)
-            .saturating_add(blocks.saturating_sub(1).saturating_mul(block_size + PAGE));
-        if blocks > MAX_BLOCKS || last_bitmap / 512 >= u64::from(UNALLOCATED) {
-            return Err(Error::limit(
-                "BAT",
-                "cannot address a disk of this size in blocks of this size",
-            )
-            .found(format!("{blocks} blocks of {block_size} bytes"))
-            .hint("-o block_size=2M can"));
-        }
         Ok(DynamicTarget {
             size,
-            block_size,
-            gap,
-            table: vec![UNALLOCATED; blocks as usize],
-            next: None,
+            blocks: NewBlocks::new(size, block_size, 0)?,
             ready: Vec::new(),
         })
     }
-
-    fn table_end(&self) -> u64 {
-        table_end(self.table.len() as u64)
-    }
-
-    /// Where the end footer goes: behind the last block, which is as long as all others.
-    fn data_end(&self) -> u64 {
-        self.next.unwrap_or(self.table_end())
-    }
-
-    /// The byte offset of the data of block `index`, which gets its place when it is asked for first.
-    fn block(&mut self, index: u64) -> Result<u64> {
-        let start = data_start(self.table.len() as u64);
-        let entry = usize::try_from(index)
-            .ok()
-            .and_then(|index| self.table.get_mut(index))
-            .ok_or_else(|| {
-                Error::limit("BAT", "the block is past the end of the disk").found(index)
-            })?;
-        if *entry != UNALLOCATED {
-            return Ok((u64::from(*entry) + 1) * 512);
-        }
-        let gap = self.next.unwrap_or(start);
-        let data = gap.saturating_add(PAGE);
-        *entry = u32::try_from((data - 512) / 512)
-            .ok()
-            .filter(|sector| *sector != UNALLOCATED)
-            .ok_or_else(|| Error::limit("BAT", "the file would be larger than 2 TiB"))?;
-        self.ready.push(TableWrite {
-            offset: gap,
-            bytes: Cow::Borrowed(self.gap),
-        });
-        self.next = Some(data.saturating_add(self.block_size));
-        Ok(data)
-    }
-
-    fn write_table(&self, out: &dyn WritableStorage) -> Result<()> {
-        let mut offset = TABLE_OFFSET;
-        for entries in self.table.chunks(ENTRIES_AT_ONCE) {
-            let bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
-            out.write_at(&bytes, offset)?;
-            offset = offset.saturating_add(bytes.len() as u64);
-        }
-        let padding = self.table_end().saturating_sub(offset).min(512);
-        out.write_at(&vec![0xFF; padding as usize], offset)
-    }
-}
-
-/// Byte offset of the end of a BAT of `blocks` entries, padded to whole sectors.
-fn table_end(blocks: u64) -> u64 {
-    TABLE_OFFSET + (blocks * 4).next_multiple_of(512)
-}
-
-/// Byte offset of the first block's gap.
-fn data_start(blocks: u64) -> u64 {
-    table_end(blocks).next_multiple_of(PAGE)
 }
 
 impl BlockTarget for DynamicTarget {
@@ -152,7 +40,7 @@ impl BlockTarget for DynamicTarget {
     }
 
     fn block_size(&self) -> u64 {
-        self.block_size
+        self.blocks.block_size
     }
 
     fn is_sequential(&self) -> bool {
@@ -164,11 +52,18 @@ impl BlockTarget for DynamicTarget {
     }
 
     fn place(&mut self, guest_offset: u64, len: u64) -> Result<Placement> {
-        let within = guest_offset % self.block_size;
-        let data = self.block(guest_offset / self.block_size)?;
+        let block_size = self.blocks.block_size;
+        let within = guest_offset % block_size;
+        let place = self.blocks.place(guest_offset / block_size)?;
+        if place.is_new {
+            self.ready.push(TableWrite {
+                offset: place.data - PAGE,
+                bytes: Cow::Borrowed(self.blocks.full_gap),
+            });
+        }
         Ok(Placement {
-            offset: data.saturating_add(within),
-            len: len.min(self.block_size - within),
+            offset: place.data.saturating_add(within),
+            len: len.min(block_size - within),
         })
     }
 
@@ -191,17 +86,17 @@ impl BlockTarget for DynamicTarget {
         .to_bytes();
         let header = DynamicHeader::new(
             TABLE_OFFSET,
-            self.table.len() as u32,
-            self.block_size as u32,
+            self.blocks.count(),
+            self.blocks.block_size as u32,
         );
         for table in &self.ready {
             out.write_at(&table.bytes, table.offset)?;
         }
-        self.write_table(out)?;
+        self.blocks.write_table(out)?;
         out.write_at(&header.to_bytes(), FOOTER_LEN)?;
         out.write_at(&footer, 0)?;
-        out.write_at(&footer, self.data_end())?;
-        let file_size = self.data_end().saturating_add(FOOTER_LEN);
+        out.write_at(&footer, self.blocks.data_end())?;
+        let file_size = self.blocks.data_end().saturating_add(FOOTER_LEN);
         out.set_len(file_size)?;
         Ok(Summary { file_size })
     }

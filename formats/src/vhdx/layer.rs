@@ -215,11 +215,11 @@ fn parent_reference(locator: &ParentLocator, metadata: &Metadata) -> Result<Pare
     }
     let linkages = std::iter::once(locator.parent_linkage).chain(locator.parent_linkage_2);
     Ok(ParentReference {
-        modified: None,
         names,
         structure: "parent locator",
         format: Some(Format::Vhdx),
         identities: linkages.map(ImageId::Uuid).collect(),
         sector_size: Some(metadata.logical_sector_size),
+        modified: None,
     })
 }

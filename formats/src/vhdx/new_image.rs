@@ -12,6 +12,7 @@ use super::region_table::{RegionTable, TABLE_LEN, TABLES_AT};
 use crate::driver::{Format, ImageId};
 use crate::error::{Error, Result};
 use crate::options::{Backing, OptionSpec, Options, bad_value};
+use crate::reference::relative_windows_path;
 use crate::storage::WritableStorage;
 use crate::target::Identity;
 
@@ -56,9 +57,6 @@ const LOG_LEN: u32 = MIB as u32;
 const METADATA_AT: u64 = LOG_AT + LOG_LEN as u64;
 /// Byte offset of the BAT.
 pub const BAT_AT: u64 = METADATA_AT + MIB;
-
-/// Longest path of the parent, in UTF-16 units: as long as Windows allows.
-const MAX_PATH: usize = 32_000;
 
 /// What a new image is to be.
 #[derive(Debug, Clone)]
@@ -243,7 +241,7 @@ impl Parent {
         Ok(Parent {
             size: backing.size,
             disk_id: backing.disk_id,
-            locator: ParentLocator::new(linkage, &relative_path(&backing.name)?),
+            locator: ParentLocator::new(linkage, &relative_windows_path(&backing.name)?),
         })
     }
 }
@@ -327,32 +325,6 @@ fn sector_size_at_least(options: &Options, logical: u32) -> Result<u32> {
     Ok(physical)
 }
 
-/// `name` as a path of Windows that starts with the folder of the child.
-fn relative_path(name: &str) -> Result<String> {
-    let refused = |why: &'static str| {
-        let error = Error::refused("-B", why).found(format!("{name:?}"));
-        Err(error.hint("name it as the new image is to find it from its own folder"))
-    };
-    if name.starts_with('/') {
-        return refused("a VHDX names its parent by a relative path");
-    }
-    if name.contains(['\\', ':', '\0']) {
-        return refused("the name cannot stand in a path of Windows");
-    }
-    let parts = name.split('/').filter(|part| !matches!(*part, "" | "."));
-    let path = parts.collect::<Vec<_>>().join("\\");
-    let path = if path.starts_with("..\\") {
-        path
-    } else {
-        format!(".\\{path}")
-    };
-    if path.encode_utf16().count() > MAX_PATH {
-        return Err(Error::limit("parent locator", "the name is too long")
-            .expected(format!("at most {MAX_PATH} characters")));
-    }
-    Ok(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +344,7 @@ mod tests {
             size: 8192,
             sector_size: 4096,
             block_size: 1 << 20,
+            modified: None,
         }
     }
 
@@ -457,13 +430,5 @@ mod tests {
         assert_eq!(with(|b| b.name = "/vm/a.vhdx".into()), ErrorKind::Refused);
         assert_eq!(with(|b| b.name = "c:a.vhdx".into()), ErrorKind::Refused);
         assert_eq!(with(|b| b.name = "a".repeat(40_000)), ErrorKind::Limit);
-    }
-
-    #[test]
-    fn paths_start_with_the_folder_of_the_child() {
-        let path = |name: &str| relative_path(name).unwrap();
-        assert_eq!(path("base.vhdx"), ".\\base.vhdx");
-        assert_eq!(path("./sub//base.vhdx"), ".\\sub\\base.vhdx");
-        assert_eq!(path("../up/base.vhdx"), "..\\up\\base.vhdx");
     }
 }

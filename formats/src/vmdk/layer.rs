@@ -283,7 +283,6 @@ fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
         );
     }
     Ok(Some(ParentReference {
-        modified: None,
         names: reference::candidates(&hint.replace('\\', "/")),
         structure: STRUCTURE,
         format: Some(Format::Vmdk),
@@ -292,6 +291,7 @@ fn parent(descriptor: &Descriptor) -> Result<Option<ParentReference>> {
             cid => vec![ImageId::Cid(cid)],
         },
         sector_size: None,
+        modified: None,
     }))
 }
 

@@ -70,6 +70,11 @@ pub fn run(arguments: &args::Check) -> Result<ExitCode, Failure> {
 
 fn look(arguments: &args::Check, answer: &mut Answer) -> Result<(), Failure> {
     let context = open::context_for_tables(&arguments.opening)?;
+    if context.layer.is_some() {
+        return Err(Error::usage("--layer", "goes with what reads a chain")
+            .hint("check looks at one file: name that of the layer")
+            .into());
+    }
     let found = match Found::open(&arguments.image, arguments.source_format.as_deref()) {
         Ok(found) => Ok(found),
         Err(Failure(transfer::Error::Image(error))) => Err(error),

@@ -18,7 +18,7 @@ use transfer::{CopyOptions, Place};
 use super::outcome::Outcome;
 use packages::write::format_of;
 
-use super::copy_options;
+use super::{copy_options, reproducible};
 use crate::args;
 use crate::failure::Failure;
 use crate::source::Source;
@@ -90,7 +90,10 @@ impl DiskJob<'_> {
     }
 
     /// The options of the target: what the user says, and for the rest what the profile wants.
-    fn options(&self) -> Result<Options, Failure> {
+    ///
+    /// # Errors
+    /// `Usage` for options that the format does not have.
+    pub fn options(&self) -> Result<Options, Failure> {
         let mut pairs = self.arguments.options.clone();
         let says_kind = pairs.iter().any(|pairs| {
             pairs
@@ -182,6 +185,7 @@ fn below(
     let path = folder_of(target).join(&name);
     let present = OpenContext {
         snapshot: None,
+        layer: None,
         ..context.clone()
     };
     let image = open::image(&path, arguments.backing_format.as_deref(), &present)?;
@@ -202,7 +206,13 @@ fn below(
              both into one folder",
         );
     }
-    let backing = image.tip().map(|tip| tip.as_backing(&name));
+    let mut backing = image.tip().map(|tip| tip.as_backing(&name));
+    if let Some(backing) = backing
+        .as_mut()
+        .filter(|_| reproducible(arguments).is_ok_and(|time| time.is_some()))
+    {
+        backing.modified = None;
+    }
     Ok(backing.map(|backing| (backing, image)))
 }
 

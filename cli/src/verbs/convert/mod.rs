@@ -3,12 +3,14 @@
 //! | file | what it makes |
 //! |---|---|
 //! | `disk.rs` | an image, a device, a pipe |
+//! | `chain.rs` | an image of each layer of a chain |
 //! | `folder.rs` | an image of each disk of a machine |
 //! | `package.rs` | a package |
 //! | `described.rs` | the machine around a disk, from the command line |
 //! | `replace.rs` | an image in the place of the one that was read |
 //! | `outcome.rs`, `told.rs` | what is told at the end of one disk, and of several |
 
+mod chain;
 mod described;
 mod disk;
 mod folder;
@@ -58,6 +60,9 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         );
     }
     let context = open::context(&arguments.reading.opening, arguments.reading.salvage)?;
+    if arguments.keep_chain && !matches!(target, Named::Disk(_)) {
+        return Err(Error::usage("--keep-chain", "is for disks, and this is a package").into());
+    }
     let format = match target {
         Named::Disk(format) => format,
         Named::Package(Kind::Toml) => {
@@ -78,6 +83,9 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         profile,
         context: &context,
     };
+    if arguments.keep_chain {
+        return chain::run(&job);
+    }
     if !to_stdout && is_folder(arguments.target()) {
         refuse_sizes(arguments, "a folder")?;
         refuse_receipt(arguments, "a folder")?;

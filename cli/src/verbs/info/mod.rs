@@ -1,10 +1,12 @@
 //! `info`: what an image is, or a package and the machines in it.
 
+mod chain;
 mod package;
 
 use std::process::ExitCode;
 
-use formats::open::{open_storage, open_storage_alone};
+use formats::driver::ParentReference;
+use formats::open::{LayerFile, open_storage, open_storage_alone};
 use formats::{Detail, Error, Image, OpenContext};
 use serde::Serialize;
 
@@ -56,6 +58,14 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
         ..open::context_for_tables(&arguments.opening)?
     };
     let found = Found::open(&arguments.image, arguments.source_format.as_deref())?;
+    if let (Some(_), true) = (found.kind, arguments.chain || context.layer.is_some()) {
+        return Err(Error::usage(
+            "info",
+            "--chain and --layer are for disks that are not in a package",
+        )
+        .in_file(&arguments.image)
+        .into());
+    }
     if let Some(kind) = found.kind {
         return package::run(arguments, &found, kind, &context);
     }
@@ -66,6 +76,9 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
                 .in_file(&arguments.image)
                 .into(),
         );
+    }
+    if arguments.chain {
+        return chain::run(&found, &context, arguments.json);
     }
     let answer = describe(&found, &context)?;
     if arguments.json {
@@ -78,7 +91,10 @@ pub fn run(arguments: &args::Info) -> Result<ExitCode, Failure> {
 
 fn describe(found: &Found, context: &OpenContext) -> Result<Answer, Failure> {
     let format = found.format;
-    let (tip, reference) = open_storage_alone(found.file.clone(), format, context)?;
+    let (tip, reference) = match context.layer {
+        None => open_storage_alone(found.file.clone(), format, context)?,
+        Some(_) => one_layer(open_storage(found.file.clone(), format, context)?)?,
+    };
     let mut warnings = tip.info.warnings.clone();
     let mut parent = reference.as_ref().map(|reference| Parent {
         name: reference.names.first().cloned(),
@@ -87,7 +103,7 @@ fn describe(found: &Found, context: &OpenContext) -> Result<Answer, Failure> {
         identity: reference.identities.first().map(ToString::to_string),
     });
     let mut chain = Vec::new();
-    if let Some(parent) = &mut parent {
+    if let Some(parent) = parent.as_mut().filter(|_| context.layer.is_none()) {
         match open_storage(found.file.clone(), format, context) {
             Ok(image) => {
                 chain = links(&image);
@@ -118,6 +134,14 @@ fn describe(found: &Found, context: &OpenContext) -> Result<Answer, Failure> {
             .collect(),
         warnings,
     })
+}
+
+/// The only layer of `image`, and what it stands on.
+fn one_layer(mut image: Image) -> Result<(LayerFile, Option<ParentReference>), Failure> {
+    let layer = image.layers.pop();
+    let layer = layer.ok_or_else(|| Error::usage("--layer", "there is no such layer"))?;
+    let parent = layer.parent.clone();
+    Ok((layer, parent))
 }
 
 fn links(image: &Image) -> Vec<ChainLink> {
