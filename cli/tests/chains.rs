@@ -231,7 +231,7 @@ fn info_shows_what_every_layer_defines() {
     assert_eq!(child["data"], own);
     assert_eq!(child["zero"], 0);
     assert_eq!(child["absent"], (5 << 19) - own);
-    assert_eq!(base["data"], 2 * 512 << 10);
+    assert_eq!(base["data"], 1 << 20);
     assert!(base["parent"].is_null());
     let file = fs::metadata(&tip).expect("metadata").len();
     assert_eq!(child["file_size"], file);

@@ -79,6 +79,15 @@ struct Parent {
     locator: ParentLocator,
 }
 
+/// The end of the disk below.
+#[derive(Debug, Clone, Copy)]
+pub struct ParentEnd {
+    /// The block that it is in.
+    pub block: u64,
+    /// The first sector of that block behind it.
+    pub sector: u64,
+}
+
 /// The ids of a new image.
 struct Ids {
     file_write: Uuid,
@@ -147,6 +156,17 @@ impl NewImage {
     pub fn first_past_parent(&self) -> u64 {
         let parent = self.parent.as_ref();
         parent.map_or(0, |parent| parent.size.div_ceil(self.layout.block_size))
+    }
+
+    /// Where the disk below ends, if that is inside of a block that goes on: not all readers know by themselves that there
+    /// are zeros behind.
+    pub fn parent_end(&self) -> Option<ParentEnd> {
+        let parent = self.parent.as_ref()?;
+        let within = parent.size % self.layout.block_size;
+        (within > 0 && parent.size < self.layout.disk_size).then(|| ParentEnd {
+            block: parent.size / self.layout.block_size,
+            sector: within.div_ceil(self.layout.sector_size),
+        })
     }
 
     /// Byte offset at which blocks start.

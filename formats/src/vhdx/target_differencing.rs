@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::bat::{BITMAP_BLOCK, BatEntry, BlockState};
 use super::bat_writer::BatWriter;
-use super::new_image::{BAT_AT, NewImage};
+use super::new_image::{BAT_AT, NewImage, ParentEnd};
 use super::target::check_on_disk;
 use crate::error::{Error, Result};
 use crate::storage::WritableStorage;
@@ -21,6 +21,8 @@ pub struct DifferencingTarget {
     bat: BatWriter,
     block: Option<OpenBlock>,
     chunk: Option<OpenChunk>,
+    /// The block in which the parent ends, and whether it has had its turn.
+    parent_end: Option<(ParentEnd, bool)>,
     /// Sector bitmaps that are complete.
     bitmaps: Vec<TableWrite>,
     /// Free from this byte offset on.
@@ -51,17 +53,17 @@ impl OpenBlock {
         let mut sector = range.start;
         while sector < range.end {
             let whole = sector.is_multiple_of(8) && range.end - sector >= 8;
-            let (bits, len) = if whole {
+            let (bits, len): (u8, u64) = if whole {
                 (0xFF, 8)
             } else {
                 (1 << (sector % 8), 1)
             };
             if let Some(byte) = self.sectors.get_mut((sector / 8) as usize) {
+                self.count += u64::from((bits & !*byte).count_ones());
                 *byte |= bits;
             }
             sector += len;
         }
-        self.count += range.end.saturating_sub(range.start);
     }
 }
 
@@ -73,6 +75,7 @@ impl DifferencingTarget {
             bat: BatWriter::new(image.layout, BAT_AT, image.first_past_parent()),
             block: None,
             chunk: None,
+            parent_end: image.parent_end().map(|end| (end, false)),
             bitmaps: Vec::new(),
             next: image.data_at(),
             image,
@@ -92,6 +95,25 @@ impl DifferencingTarget {
             other => self.block = other,
         }
         self.close_block()?;
+        self.cover_parent_end(number)?;
+        self.begin(number)
+    }
+
+    /// Gives the block in which the parent ends its turn, if it had none and stands before block `number`.
+    fn cover_parent_end(&mut self, number: u64) -> Result<()> {
+        let due = self.parent_end.filter(|(_, is_done)| !is_done);
+        if let Some((end, _)) = due.filter(|(end, _)| end.block < number) {
+            self.block = Some(self.begin(end.block)?);
+            self.close_block()?;
+        }
+        Ok(())
+    }
+
+    /// Block `number`, of which nothing is known.
+    fn begin(&mut self, number: u64) -> Result<OpenBlock> {
+        if let Some((end, is_done)) = &mut self.parent_end {
+            *is_done |= end.block == number;
+        }
         let chunk = number / self.image.layout.chunk_ratio();
         if self.chunk.as_ref().is_none_or(|open| open.number != chunk) {
             self.close_chunk()?;
@@ -110,11 +132,14 @@ impl DifferencingTarget {
     }
 
     fn close_block(&mut self) -> Result<()> {
-        let Some(block) = self.block.take() else {
+        let Some(mut block) = self.block.take() else {
             return Ok(());
         };
         let layout = self.image.layout;
         let visible = layout.visible(block.number).div_ceil(layout.sector_size);
+        if let Some((end, _)) = self.parent_end.filter(|(end, _)| end.block == block.number) {
+            block.define(end.sector..visible);
+        }
         // Past the end of the parent there is nothing to show.
         let is_whole = block.count == visible || block.number >= self.image.first_past_parent();
         let entry = match block.data {
@@ -239,6 +264,7 @@ impl BlockTarget for DifferencingTarget {
         out: &dyn WritableStorage,
     ) -> Result<Summary> {
         self.close_block()?;
+        self.cover_parent_end(u64::MAX)?;
         self.close_chunk()?;
         for bitmap in &self.bitmaps {
             out.write_at(&bitmap.bytes, bitmap.offset)?;
