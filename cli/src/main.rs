@@ -4,6 +4,7 @@
 //! [`verbs`], and renders its result for people and as JSON. Exit codes are made in one place ([`failure`]).
 
 mod args;
+mod changeable;
 mod failure;
 mod open;
 mod receipt;

@@ -14,8 +14,8 @@ use formats::{
 use serde::Serialize;
 use transfer::delta::{self, Amount, Changing, InFiles};
 
-use super::resize::{refuse_children, refuse_damage};
 use crate::args;
+use crate::changeable::{refuse_children, refuse_damage, tip};
 use crate::failure::Failure;
 use crate::receipt::{self, Copy, Origin, Receipt};
 use crate::source::Found;
@@ -150,28 +150,28 @@ impl Job<'_> {
         };
         let image = formats::open_storage(found.file, found.format, &present)?;
         let image = open::said(image);
-        let tip = super::resize::tip(&image)?;
+        let layer = tip(&image)?;
         if image.layers.len() > 1 {
             return Err(Error::refused("COPY", "stands on another image")
                 .hint("convert it into an image of its own first")
                 .in_file(path)
                 .into());
         }
-        if tip.storage.file_id() == self.delta.storage.file_id() {
+        if layer.storage.file_id() == self.delta.storage.file_id() {
             return Err(Error::refused("COPY", "is the delta itself")
                 .in_file(path)
                 .into());
         }
-        let (own, other) = (tip.source.sector_size(), self.delta.source.sector_size());
-        if own != other && tip.info.format != formats::Format::Raw {
+        let (own, other) = (layer.source.sector_size(), self.delta.source.sector_size());
+        if own != other && layer.info.format != formats::Format::Raw {
             return Err(Error::refused("COPY", "has sectors of another size")
                 .found(own)
                 .expected(other)
                 .in_file(path)
                 .into());
         }
-        refuse_children(tip, &present)?;
-        refuse_damage(tip, &present)?;
+        refuse_children(layer, &present)?;
+        refuse_damage(layer, &present)?;
         Ok(image)
     }
 
@@ -187,7 +187,7 @@ impl Job<'_> {
         let path = self.receipt_path();
         let found = path.as_deref().map(receipt::read).transpose()?.flatten();
         let own = Origin::of(self.delta, self.delta.source.size(), None);
-        let now = Copy::of(super::resize::tip(copy)?)?;
+        let now = Copy::of(tip(copy)?)?;
         if let Some(begun) = found.as_ref().and_then(|found| found.applying.as_ref()) {
             let is_same = begun.file == own.file
                 || begun.identity.is_some() && begun.identity == own.identity;
@@ -266,7 +266,7 @@ impl Job<'_> {
     /// Fails when COPY holds something else than the parent, or that is none.
     fn compare(&self, path: &Path, copy: &Image, work: &Work) -> Result<(), Failure> {
         let parent = open::image(path, None, self.context)?;
-        self.parent.check(super::resize::tip(&parent)?)?;
+        self.parent.check(tip(&parent)?)?;
         // A device may be larger.
         let held: Arc<dyn BlockSource> = match copy.source.size() > parent.source.size() {
             true => Arc::new(Window::new(copy.source.clone(), parent.source.size())),
@@ -302,8 +302,8 @@ impl Job<'_> {
             _ => Ok(()),
         };
         let size = self.delta.source.size();
-        let device_len = super::resize::tip(&copy)?.storage.len();
-        if super::resize::tip(&copy)?.storage.is_device() && device_len < size {
+        let device_len = tip(&copy)?.storage.len();
+        if tip(&copy)?.storage.is_device() && device_len < size {
             return Err(Error::refused("COPY", "the device is too small")
                 .found(format!("{device_len} bytes"))
                 .expected(format!("{size} bytes"))
@@ -311,10 +311,10 @@ impl Job<'_> {
                 .into());
         }
         let own = Origin::of(self.delta, size, None);
-        let tip = super::resize::tip(&copy)?;
+        let layer = tip(&copy)?;
         let place = InFiles {
-            path: tip.path.clone(),
-            format: tip.info.format,
+            path: layer.path.clone(),
+            format: layer.info.format,
             context: self.context,
         };
         drop(copy);

@@ -9,8 +9,8 @@ use serde::Serialize;
 use transfer::delta::{self, Changing, InFiles};
 
 use super::apply::{fit, open_delta};
-use super::resize::refuse_damage;
 use crate::args;
+use crate::changeable::refuse_damage;
 use crate::failure::Failure;
 use crate::work::Work;
 use crate::{open, render, report};

@@ -3,16 +3,15 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use formats::open::children_beside;
 use formats::resize::{allocate, overwrite, parts, plan};
-use formats::{Error, Format, Image, InPlace, InPlaceFile, LayerFile, OpenContext, Plan, driver};
+use formats::{Error, Format, Image, InPlace, InPlaceFile, LayerFile, OpenContext, Plan};
 use serde::Serialize;
 use transfer::resize::{check_shrinking, gpt_move, gpt_note};
 
 use crate::args;
+use crate::changeable::{refuse_children, refuse_damage, tip};
 use crate::failure::Failure;
 use crate::source::Found;
-use crate::work::Work;
 use crate::{open, render, report};
 
 #[derive(Serialize)]
@@ -159,51 +158,6 @@ impl Job<'_> {
         plan.sync();
         carry_out(&image, &plan)?;
         Ok(true)
-    }
-}
-
-/// The layer that was named.
-pub fn tip(image: &Image) -> Result<&LayerFile, Failure> {
-    let tip = image.tip();
-    Ok(tip.ok_or_else(|| Error::malformed("chain", "has no layer"))?)
-}
-
-/// A parent that changes is no parent any more, for most programs; and a part of an image says nothing of its size.
-pub fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
-    if tip.storage.is_device() {
-        return Ok(());
-    }
-    let children = children_beside(tip, context)?;
-    let Some(child) = children.first() else {
-        return Ok(());
-    };
-    let (why, advice) = match child.is_whole {
-        true => ("is a part of another image", "resize that one"),
-        false => (
-            "another image stands on it",
-            "resize the one on top, or merge or remove it first",
-        ),
-    };
-    Err(Error::refused("image", why)
-        .found(child.path.display())
-        .hint(advice)
-        .in_file(&tip.path)
-        .into())
-}
-
-/// What is damaged is not changed: nobody knows what else is wrong.
-pub fn refuse_damage(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
-    let work = Work::new(None)?;
-    let setting = work.setting();
-    let driver = driver(tip.info.format);
-    let report = transfer::check_structures(driver, &tip.storage, context, &setting)?;
-    match report.findings.iter().find(|finding| finding.is_damage) {
-        None => Ok(()),
-        Some(damage) => Err(Error::refused("image", "is damaged")
-            .found(&damage.message)
-            .hint("\"diskferry check\" tells all of it")
-            .in_file(&tip.path)
-            .into()),
     }
 }
 
