@@ -5,10 +5,10 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::boot::{boot, is_up};
-use common::{Folder, convert, guest_digest, have};
+use common::{Folder, convert, guest_digest, have, noise, run_ok, s, tool};
 
 #[test]
 fn a_disk_boots_from_every_format() {
@@ -47,4 +47,47 @@ fn a_disk_boots_from_every_format() {
         let told = boot(format, image);
         assert!(is_up(&told), "{} does not boot:\n{told}", image.display());
     }
+}
+
+/// Puts a file into the payload of a boot image, as its guest would.
+fn write_file(raw: &Path, folder: &Folder) {
+    let content = folder.file("content");
+    std::fs::write(&content, noise(77, 300_000)).expect("write");
+    let partition = format!("{}?offset=1048576", s(raw));
+    let command = format!("write {} payload/written-later", s(&content));
+    tool("debugfs", &["-w", "-R", &command, &partition]);
+}
+
+/// What the guest says of its files.
+fn tree(told: &str) -> Vec<&str> {
+    told.lines()
+        .filter(|line| line.starts_with("DIC-TREE"))
+        .collect()
+}
+
+#[test]
+fn a_disk_that_a_delta_was_applied_to_boots_with_its_files() {
+    let Some(raw) = std::env::var_os("DISKFERRY_BOOT_IMAGE").map(PathBuf::from) else {
+        return;
+    };
+    if !have("qemu-system-x86_64") || !have("debugfs") {
+        return;
+    }
+    let folder = Folder::new();
+    let new = folder.file("new.raw");
+    tool("cp", &["--sparse=always", s(&raw), s(&new)]);
+    write_file(&new, &folder);
+    let expected = boot("raw", &new);
+    let before = boot("raw", &raw);
+    assert_eq!(tree(&expected).len(), 2, "{expected}");
+    assert_ne!(tree(&expected), tree(&before));
+    let (base, child) = (folder.file("base.vhd"), folder.file("child.vhd"));
+    convert(&raw, &base, &["-f", "raw"]);
+    convert(&new, &child, &["-f", "raw", "-B", "base.vhd"]);
+    let copy = folder.file("copy.qcow2");
+    convert(&base, &copy, &["--receipt"]);
+    run_ok(&["apply", s(&child), s(&copy), "--verify"]);
+    assert_eq!(tree(&boot("qcow2", &copy)), tree(&expected));
+    run_ok(&["merge", s(&child), "--verify", "--remove"]);
+    assert_eq!(tree(&boot("vhd", &base)), tree(&expected));
 }
