@@ -26,6 +26,7 @@ pub enum Verb {
     Map(Map),
     Measure(Measure),
     Check(Check),
+    Resize(Resize),
     Compare(Compare),
     Digest(Digest),
     /// Print the completions for a shell
@@ -46,6 +47,7 @@ impl Verb {
             Verb::Map(v) => v.json,
             Verb::Measure(v) => v.output.json,
             Verb::Check(v) => v.output.json,
+            Verb::Resize(v) => v.json,
             Verb::Compare(v) => v.output.json,
             Verb::Digest(v) => v.output.json,
             Verb::Completions { .. } | Verb::Man => false,
@@ -90,11 +92,20 @@ pub struct Convert {
     pub backing_format: Option<String>,
     /// Convert every layer of a chain into the folder DST, each as an overlay of the next (qcow2, VHD or VHDX). They keep
     /// their names, with another extension; what a layer does not define is not read
-    #[arg(long, conflicts_with_all = ["replace", "backing", "profile", "salvage", "layer"])]
+    #[arg(long, conflicts_with_all = ["replace", "backing", "profile", "salvage", "layer", "size", "fix_gpt"])]
     pub keep_chain: bool,
     /// Zeros of at least this size are not stored; 0 stores everything
     #[arg(short = 'S', long, value_name = "SIZE")]
     pub sparse: Option<String>,
+    /// Make the disk this large (20G), or larger by so much (+10G): what is added reads as zeros
+    #[arg(long, value_name = "SIZE", value_parser = new_size)]
+    pub size: Option<NewSize>,
+    /// With --size: let the disk become smaller, if nothing lies behind the new end
+    #[arg(long, requires = "size")]
+    pub shrink: bool,
+    /// Move the copy of a GPT to where the disk ends by now
+    #[arg(long)]
+    pub fix_gpt: bool,
     /// Read the target back and compare it with what was read; prints the BLAKE3 of the guest content
     #[arg(long)]
     pub verify: bool,
@@ -107,7 +118,7 @@ pub struct Convert {
     /// Put the new image in the place of SRC: written beside it, verified, swapped by name with its ids kept, the old one
     /// removed only then. Zeros are dropped on the way. Without -O and -o it is of the same kind as before. Images
     /// elsewhere that stand on SRC are not known: only those beside it are looked for
-    #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "layer"])]
+    #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "layer", "size", "fix_gpt"])]
     pub replace: bool,
     /// Keep the old image as SRC.old
     #[arg(long, requires = "replace")]
@@ -312,6 +323,71 @@ pub struct Check {
     pub jobs: Option<usize>,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Change the size of a disk where it stands.
+///
+/// What is added reads as zeros. With --shrink a disk becomes smaller, if nothing lies behind the new end: no partition, no
+/// end of a GPT, nothing but zeros. A crash at any point leaves the old size or the new one, and all of the content.
+///
+/// Raw, VHD, VHDX, qcow2, VDI; VMDKs that are monolithicFlat, monolithicSparse or vmfs. A block device has the size that it
+/// has; with +0 and --fix-gpt its GPT follows. The image must not be in use. It is refused while another image stands on it
+/// (a checkpoint, an overlay, a linked clone) or it is an extent of one; only the images in its own folder are looked at.
+/// Room inside dynamic images is not given back; "convert --replace" does that.
+#[derive(Debug, Args)]
+pub struct Resize {
+    /// The image
+    pub image: PathBuf,
+    /// The new size (20G), or what is added to the old one (+10G)
+    #[arg(value_parser = new_size)]
+    pub size: NewSize,
+    /// Its format: raw, vhd, vhdx, vmdk, qcow2 or vdi; without it, what the content says
+    #[arg(short = 'f', long, value_name = "FMT")]
+    pub source_format: Option<String>,
+    /// Let the disk become smaller, if nothing lies behind the new end
+    #[arg(long)]
+    pub shrink: bool,
+    /// Move the copy of a GPT to the new end; +0 as size does nothing else
+    #[arg(long)]
+    pub fix_gpt: bool,
+    #[command(flatten)]
+    pub opening: Opening,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A size to go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewSize {
+    /// This one.
+    To(u64),
+    /// So much more.
+    More(u64),
+}
+
+impl NewSize {
+    /// The size that a disk of `old` bytes gets.
+    ///
+    /// # Errors
+    /// `Limit` when that is no size.
+    pub fn of(self, old: u64) -> Result<u64, formats::Error> {
+        let size = match self {
+            NewSize::To(size) => Some(size),
+            NewSize::More(more) => old.checked_add(more),
+        };
+        size.ok_or_else(|| {
+            formats::Error::limit("disk", "would be larger than any disk").found(old)
+        })
+    }
+}
+
+fn new_size(text: &str) -> Result<NewSize, String> {
+    let parsed = match text.strip_prefix('+') {
+        Some(more) => formats::options::parse_size(more).map(NewSize::More),
+        None => size(text).ok().map(NewSize::To),
+    };
+    parsed.ok_or_else(|| "a size like 20G, or +10G for so much more".to_owned())
 }
 
 /// Tell whether two images hold the same disk.

@@ -29,6 +29,12 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     written_out(text, is_harmful, |c| c.escape_default().to_string())
 }
 
+/// The same for text of several lines.
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c| c != '\n' && is_harmful(c);
+    written_out(text, is_harmful, |c| c.escape_default().to_string())
+}
+
 /// The same for JSON, which means what it meant before: what is harmful stands in strings, but for the ends of its lines.
 pub fn printable_json(text: &str) -> Cow<'_, str> {
     let is_harmful = |c| c != '\n' && is_harmful(c);
@@ -68,6 +74,7 @@ mod tests {
             super::printable("a\u{1b}[2J\n\u{202e}b"),
             "a\\u{1b}[2J\\n\\u{202e}b"
         );
+        assert_eq!(super::printable_lines("a\n\u{202e}b\n"), "a\n\\u{202e}b\n");
         assert_eq!(
             super::printable_json("{\n\"a\": \"\u{9b}8m\u{202e}\"\n}"),
             "{\n\"a\": \"\\u009b8m\\u202e\"\n}"

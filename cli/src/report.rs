@@ -7,8 +7,13 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::render;
 
-/// Prints `text` to standard output. A reader that went away is no error of ours; an answer that is lost otherwise is.
+/// Prints lines of an answer to standard output, with what harms terminals written out.
 pub fn text(text: &str) -> Result<(), Failure> {
+    raw(&render::printable_lines(text))
+}
+
+/// Prints `text` as it is. A reader that went away is no error of ours; an answer that is lost otherwise is.
+pub fn raw(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
@@ -16,7 +21,7 @@ pub fn text(text: &str) -> Result<(), Failure> {
 /// Prints one JSON object.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let lines = serde_json::to_string_pretty(value).map_err(std::io::Error::from);
-    text(&(render::printable_json(&lines.map_err(not_written)?).into_owned() + "\n"))
+    raw(&(render::printable_json(&lines.map_err(not_written)?).into_owned() + "\n"))
 }
 
 /// The result of writing to standard output, as [`text`] sees it.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use formats::unpacked::Pool;
 use formats::{Error, FileStorage, Format, Image, OpenContext, StorageRef};
 use packages::{Choice, Kind, Opened, integrity};
 use transfer::Condition;
@@ -210,7 +211,7 @@ impl Found {
 
 fn unpacked(file: StorageRef) -> Result<StorageRef, Failure> {
     Ok(match packages::packed::is_packed(&file)? {
-        true => packages::packed::unpacked(file, u64::MAX)?,
+        true => packages::packed::unpacked(file, u64::MAX, &Pool::default())?,
         false => file,
     })
 }

@@ -238,3 +238,85 @@ fn a_copy_that_broke_off_leaves_no_disk_at_the_front() {
         "behind the disk nothing is touched"
     );
 }
+
+#[test]
+fn a_disk_of_another_size_fills_a_device() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    make_disk(&raw, 8 << 20);
+    let old = noise(4, 20 * MIB);
+    let Some(device) = Device::of(&old, &folder) else {
+        return;
+    };
+    let onto = |size| {
+        let device = s(&device.path);
+        run(&[
+            "convert",
+            s(&raw),
+            device,
+            "-O",
+            "raw",
+            "--verify",
+            "--size",
+            size,
+        ])
+    };
+    assert_eq!(onto("+13M").code, Some(5));
+    assert!(device.content() == old);
+    assert_eq!(onto("+12M").code, Some(0));
+    let mut expected = std::fs::read(&raw).expect("read");
+    expected.resize(20 * MIB, 0);
+    assert!(device.content() == expected);
+}
+
+#[test]
+fn a_device_keeps_its_size_and_a_gpt_follows_it() {
+    if !have("sfdisk") {
+        return;
+    }
+    let folder = Folder::new();
+    let small = folder.file("small");
+    std::fs::write(&small, noise(4, 8 * MIB)).expect("write");
+    let table = folder.file("table");
+    std::fs::write(&table, "label: gpt\nstart=1MiB, size=3MiB\n").expect("write");
+    let script = format!("sfdisk -q --wipe always {} < {}", s(&small), s(&table));
+    tool("sh", &["-c", &script]);
+    let mut content = std::fs::read(&small).expect("read");
+    content.resize(12 * MIB, 0);
+    let Some(device) = Device::of(&content, &folder) else {
+        return;
+    };
+    let resize =
+        |size, options: &[&str]| run(&[&["resize", s(&device.path), size], options].concat());
+    for size in ["+1M", "20M"] {
+        let refused = resize(size, &[]);
+        assert_eq!(refused.code, Some(5), "{}", refused.text());
+    }
+    assert!(device.content() == content);
+    let moved = resize("+0", &["--fix-gpt"]);
+    assert_eq!(moved.code, Some(0), "{}", moved.text());
+    let verified = tool("sfdisk", &["--verify", s(&device.path)]);
+    assert!(verified.contains("No errors detected"), "{verified}");
+    let after = device.content();
+    assert_eq!(&after[12 * MIB - 512..][..8], b"EFI PART");
+    // The old copy is gone, the rest is what it was.
+    assert!(after[8 * MIB - 33 * 512..8 * MIB].iter().all(|b| *b == 0));
+    assert!(after[2048..8 * MIB - 33 * 512] == content[2048..8 * MIB - 33 * 512]);
+}
+
+#[test]
+fn an_image_that_fills_a_device_does_not_grow_out_of_it() {
+    let folder = Folder::new();
+    let (raw, image) = (folder.file("disk.raw"), folder.file("a.qcow2"));
+    make_disk(&raw, 8 << 20);
+    convert(&raw, &image, &[]);
+    let mut content = std::fs::read(&image).expect("read");
+    content.resize(content.len().next_multiple_of(512), 0);
+    let Some(device) = Device::of(&content, &folder) else {
+        return;
+    };
+    let arguments = ["resize", "-f", "qcow2", s(&device.path), "64T"];
+    let refused = run(&arguments);
+    assert_eq!(refused.code, Some(5), "{}", refused.text());
+    assert!(device.content() == content);
+}

@@ -91,6 +91,13 @@ fn what_cannot_be_made_is_refused_and_nothing_is_left() {
         &["out/", "-O", "toml"],
         &["out/", "-O", "qcow2", "-j", "0"],
         &["out/", "-O", "qcow2", "-S", "7"],
+        // What would be taken and mean nothing.
+        &["new.xva", "-c"],
+        &["new.xva", "-o", "level=1"],
+        &["new.xva", "--manifest", "sha1"],
+        &["new.ova", "--checksum", "xxhash"],
+        &["out/", "-O", "vmx", "-c"],
+        &["out/", "-O", "vmx", "--manifest", "sha1"],
     ] {
         let target = folder.path().join(options[0]);
         let finished = run(&[&["convert", s(&ova), s(&target)], &options[1..]].concat());
@@ -100,4 +107,85 @@ fn what_cannot_be_made_is_refused_and_nothing_is_left() {
             "{options:?}: something is left"
         );
     }
+}
+
+#[test]
+fn a_description_that_nobody_could_read_is_not_written() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    fs::write(&raw, noise(7, 1 << 20)).expect("write");
+    let before = snapshot(folder.path());
+    for target in ["web.ova", "web.xva", "out"] {
+        let target = folder.file(target);
+        let kind = target.extension().map_or("vmx", |e| s(e.as_ref()));
+        let memory = ["--memory", "9000000T"];
+        let arguments = ["convert", s(&raw), s(&target), "-O", kind];
+        let finished = run(&[&arguments[..], &memory].concat());
+        if finished.code == Some(0) {
+            run_ok(&["info", s(&target)]);
+            fs::remove_file(&target).expect("remove");
+        }
+        assert!(
+            matches!(finished.code, Some(0 | 2 | 3 | 5)),
+            "{kind}: {}",
+            finished.stderr
+        );
+        assert!(
+            snapshot(folder.path()) == before,
+            "{kind}: something is left"
+        );
+    }
+}
+
+#[test]
+fn what_a_package_cannot_say_is_told() {
+    let folder = Folder::new();
+    let raw = folder.file("disk.raw");
+    fs::write(&raw, noise(7, 1 << 20)).expect("write");
+    let description = folder.file("web.toml");
+    let text = r#"
+        name = "web"
+        [[disks]]
+        name = "root of web"
+        read_only = true
+        [[nics]]
+        network = "LAN"
+        connected = false
+        [[serial_ports]]
+        backing = "file"
+        target = "ttyS0.log"
+        [[floppies]]
+        medium = { href = "boot.flp" }
+    "#;
+    fs::write(&description, text).expect("write");
+    for (target, told) in [
+        (
+            "web.ova",
+            &["root of web", "writable", "ttyS0.log", "boot.flp"][..],
+        ),
+        ("vmx", &["root of web", "writable", "boot.flp"]),
+        ("web.xva", &["network adapter 1", "floppy", "serial"]),
+    ] {
+        let path = folder.file(target);
+        let mut arguments = vec!["convert", s(&raw), s(&path), "--machine", s(&description)];
+        if target == "vmx" {
+            arguments.extend(["-O", "vmx"]);
+        }
+        let notes = run_ok(&arguments).stderr;
+        for word in told {
+            assert!(notes.contains(word), "{target}: no {word} in {notes}");
+        }
+    }
+}
+
+#[test]
+fn names_do_not_turn_the_terminal_around() {
+    let folder = Folder::new();
+    let raw = folder.file("a\u{202e}b.raw");
+    fs::write(&raw, noise(7, 1 << 20)).expect("write");
+    let target = folder.file("c.qcow2");
+    let finished = run_ok(&["convert", s(&raw), s(&target)]);
+    let told = String::from_utf8_lossy(&finished.stdout);
+    assert!(told.contains("\\u{202e}"), "{told}");
+    assert!(!told.contains('\u{202e}'));
 }

@@ -248,9 +248,63 @@ fn a_missing_chunk_is_an_error() {
             finished.stderr
         );
     }
+    // Without a size, the capacity of the disk tells.
+    let mut package = Package::raw(&contents()).chunk_file("web-disk1.raw", 1 << 20);
+    package.descriptor.files[0].size = None;
+    let mut fewer = package.manifest(None).members();
+    fewer.remove(9);
+    let finished = digest(&file(&folder, "web.ova", &tar_of(&fewer)), &["--disk", "1"]);
+    assert_eq!(finished.code, Some(3), "{}", finished.stderr);
     members.swap(4, 5);
     // Chunks are found by their names, wherever they stand.
     holds(&file(&folder, "web.ova", &tar_of(&members)), &contents());
+}
+
+#[test]
+fn manifests_of_others_are_not_passed_over_in_silence() {
+    let folder = Folder::new();
+    let mut members = Package::raw(&contents()).manifest(None).members();
+    for name in ["a.mf", "b.mf"] {
+        members.push((name.to_owned(), b"SHA256(web.ovf)= 00\n".to_vec()));
+    }
+    let finished = digest(
+        &file(&folder, "web.ova", &tar_of(&members)),
+        &["--disk", "1"],
+    );
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("a.mf, b.mf"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn extents_of_an_image_are_found_whichever_way_they_are_called() {
+    let folder = Folder::new();
+    let content = contents().remove(0);
+    for (name, sectors) in [
+        ("./flat.vmdk", content.len() / 512),
+        ("flat.vmdk", content.len() / 512),
+    ] {
+        let text = format!(
+            "# Disk DescriptorFile\nversion=1\nCID=00000001\nparentCID=ffffffff\n\
+             createType=\"monolithicFlat\"\nRW {sectors} FLAT \"{name}\" 0\n"
+        );
+        let mut package = Package::raw(&[]).disk(
+            "disk.vmdk",
+            text.into_bytes(),
+            content.len() as u64,
+            "http://www.vmware.com/interfaces/specifications/vmdk.html",
+        );
+        package
+            .files
+            .push(("flat.vmdk".to_owned(), content.clone()));
+        holds(
+            &file(&folder, "web.ova", &package.ova()),
+            std::slice::from_ref(&content),
+        );
+    }
 }
 
 #[test]

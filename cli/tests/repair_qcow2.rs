@@ -151,6 +151,14 @@ impl InPlace for Failing {
         self.file.write_at(bytes, offset)
     }
 
+    fn set_len(&self, len: u64) -> formats::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> formats::Result<()> {
+        self.file.replace(bytes)
+    }
+
     fn sync(&self) -> formats::Result<()> {
         self.file.sync()
     }

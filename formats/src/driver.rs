@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::in_place::InPlace;
+use crate::in_place::{InPlace, Plan};
 use crate::luks::Passphrase;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::reference::ReferencePolicy;
 use crate::slice_cache::SharedSlices;
@@ -338,6 +339,30 @@ pub trait Driver: Sync {
             "repair",
             format!("images in the format {} cannot be repaired", self.format()),
         ))
+    }
+
+    /// How the image in `layer` gets `size` bytes, or the next larger size that it can have. Whether anything is lost by
+    /// that, and that what is added reads as zeros, is the business of [`crate::resize`]. A crash at any point leaves an
+    /// image that opens, with the old size or the new one, and with the content that it had.
+    ///
+    /// # Errors
+    /// `Limit` for a size that the format cannot have, `Refused` when the image is not fit to be changed, `Unsupported`
+    /// for kinds of images that have to be converted.
+    fn resize(&self, _layer: &LayerFile, _size: u64) -> Result<Plan> {
+        Err(Error::unsupported(
+            "resize",
+            format!("images in the format {} cannot be resized", self.format()),
+        )
+        .hint("convert --size makes a copy of another size"))
+    }
+
+    /// Gives a place in the image to all of `range` of the disk that has none, so that it can be overwritten there. What
+    /// the disk holds stays the same. The image stands on no other one.
+    ///
+    /// # Errors
+    /// As [`Driver::resize`].
+    fn allocate(&self, layer: &LayerFile, _range: Range<u64>) -> Result<Plan> {
+        Ok(Plan::new(layer.source.size()))
     }
 
     /// Calls `visit` with the ranges of the disk that the dirty bitmap called `bitmap` says were written.

@@ -24,7 +24,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`source`], [`target`] | the two traits, [`Run`] and [`Mapping`], [`Placement`] |
-//! | [`storage`], [`in_place`] | files, block devices, slices of them, memory; a file that is repaired |
+//! | [`storage`] | files, block devices, slices of them, memory |
+//! | [`in_place`] | changing files where they stand: plans, locks, what a crash leaves |
+//! | [`resize`](mod@resize) | another size for an image that is there |
 //! | [`parts`], [`unpacked`] | storages one behind the other; what a gzip, zstd or bzip2 file holds |
 //! | [`mod@driver`] | the registry: one line a format |
 //! | [`probe`](mod@probe), [`open`](mod@open), `chain`, [`reference`](mod@reference) | what a file is; opening chains; which named files are followed |
@@ -57,6 +59,7 @@ pub mod qcow2;
 pub mod raw;
 pub mod reader;
 pub mod reference;
+pub mod resize;
 mod sector_bitmap;
 pub mod slice_cache;
 pub mod source;
@@ -80,7 +83,7 @@ pub use driver::{
     OpenContext, Repaired, driver, format_by_name,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use in_place::{InPlace, InPlaceFile};
+pub use in_place::{InPlace, InPlaceFile, Plan, Step};
 pub use luks::Passphrase;
 pub use open::{Image, LayerFile, open, open_storage};
 pub use options::Options;
@@ -89,7 +92,7 @@ pub use probe::{format_by_extension, probe};
 pub use reader::RunReader;
 pub use reference::ReferencePolicy;
 pub use source::{BlockSource, Mapping, Run, run_at};
-pub use stack::{Concat, Stack, Window};
+pub use stack::{Concat, Patched, Stack, Window};
 pub use storage::{FileStorage, MemoryStorage, SliceStorage, Storage, StorageRef, WritableStorage};
 pub use target::{
     BlockTarget, Form, Identity, PART, PackWorker, Packer, Placement, Preallocation, Summary,

@@ -292,9 +292,12 @@ pub fn open_over(
 pub struct Child {
     /// Its file.
     pub path: PathBuf,
+    /// Whether the file below is one of its own: an extent, or a data file. Nothing of it may change by itself.
+    pub is_whole: bool,
 }
 
-/// Files beside `parent` that could be its children, by the names or the ids that they hold. Those elsewhere nobody knows.
+/// Files beside `parent` that could be its children, by the names or the ids that they hold, or images of which it is a
+/// part. Those elsewhere nobody knows.
 ///
 /// # Errors
 /// `Io` when the folder cannot be listed, `Limit` when there is too much in it.
@@ -318,19 +321,29 @@ pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<
             ..context.clone()
         };
         // What cannot be read does not say what it stands on.
-        let Ok((file, Some(reference))) = open_alone(&path, None, &alone) else {
+        let Ok((file, reference)) = open_alone(&path, None, &alone) else {
             continue;
         };
         if is_same_file(&file.storage, &parent.storage) {
             continue;
         }
+        let mut further = file.further.iter();
+        if further.any(|part| is_same_file(part, &parent.storage)) {
+            let is_whole = true;
+            children.push(Child { path, is_whole });
+            continue;
+        }
+        let Some(reference) = reference else { continue };
         let last = |name: &String| name.rsplit(['/', '\\']).next() == Some(&*own);
         let is_meant = match parent.info.identity {
             Some(id) if !reference.identities.is_empty() => reference.identities.contains(&id),
             _ => reference.names.iter().any(last),
         };
         if is_meant {
-            children.push(Child { path });
+            children.push(Child {
+                path,
+                is_whole: false,
+            });
         }
     }
     Ok(children)

@@ -29,6 +29,8 @@ pub struct ReferencePolicy {
     allowed: Vec<PathBuf>,
     /// Files that are at hand already, by their names.
     given: Option<Arc<HashMap<OsString, StorageRef>>>,
+    /// Files, and what is read in their place.
+    replaced: Vec<(StorageRef, StorageRef)>,
 }
 
 impl ReferencePolicy {
@@ -47,15 +49,23 @@ impl ReferencePolicy {
             .collect::<Result<_>>()?;
         Ok(ReferencePolicy {
             allowed,
-            given: None,
+            ..ReferencePolicy::default()
         })
     }
 
     /// Nothing but `files`, each known by its name: an image that has no place in a file system yet.
     pub fn only(files: Vec<(OsString, StorageRef)>) -> ReferencePolicy {
         ReferencePolicy {
-            allowed: Vec::new(),
             given: Some(Arc::new(files.into_iter().collect())),
+            ..ReferencePolicy::default()
+        }
+    }
+
+    /// The same files, but where one of `files` is found, the one beside it is read: an image as it will be.
+    pub fn replacing(self, files: Vec<(StorageRef, StorageRef)>) -> ReferencePolicy {
+        ReferencePolicy {
+            replaced: files,
+            ..self
         }
     }
 
@@ -70,7 +80,15 @@ impl ReferencePolicy {
         name: impl AsRef<OsStr>,
         structure: &'static str,
     ) -> Result<StorageRef> {
-        let name = name.as_ref();
+        let found = self.find(image, name.as_ref(), structure)?;
+        let id = found.file_id();
+        let mut replaced = self.replaced.iter();
+        let planned = replaced
+            .find(|(file, _)| Arc::ptr_eq(file, &found) || (id.is_some() && file.file_id() == id));
+        Ok(planned.map_or(found, |(_, planned)| planned.clone()))
+    }
+
+    fn find(&self, image: &Path, name: &OsStr, structure: &'static str) -> Result<StorageRef> {
         let refuse = |why: &'static str| {
             Error::refused(structure, why)
                 .found(format!("{name:?}"))
@@ -78,7 +96,8 @@ impl ReferencePolicy {
         };
         check_name(&name.to_string_lossy()).map_err(refuse)?;
         if let Some(given) = &self.given {
-            let found = given.get(name).cloned();
+            let bare = Path::new(name).strip_prefix(".").unwrap_or(Path::new(name));
+            let found = given.get(bare.as_os_str()).cloned();
             return found.ok_or_else(|| refuse("is none of the image's own files"));
         }
         let folder = own_folder(image)?;

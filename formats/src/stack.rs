@@ -1,9 +1,11 @@
 //! Disks made of disks: a chain of layers, pieces one after the other, and a part of a disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::source::{BlockSource, Mapping, Run, mapped};
+use crate::storage::{MemoryStorage, StorageRef};
 
 /// A chain of layers that reads as one disk: the tip first, the base last.
 pub struct Stack {
@@ -82,6 +84,56 @@ impl BlockSource for Window {
         if offset >= self.inner.size() {
             return Ok(Run::new(limit, Mapping::Zero));
         }
+        mapped(self.inner.as_ref(), offset, limit)
+    }
+}
+
+/// A disk with other bytes in a few places.
+pub struct Patched {
+    inner: Arc<dyn BlockSource>,
+    /// Where each starts, ascending; no two overlap.
+    patches: BTreeMap<u64, StorageRef>,
+}
+
+impl Patched {
+    /// `inner` with each of `patches` at its offset. What is behind the end of the disk does not count.
+    pub fn new(inner: Arc<dyn BlockSource>, patches: Vec<(u64, Vec<u8>)>) -> Patched {
+        let patches = patches.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+        let stored =
+            patches.map(|(at, bytes)| (at, Arc::new(MemoryStorage::new(bytes)) as StorageRef));
+        Patched {
+            inner,
+            patches: stored.collect(),
+        }
+    }
+}
+
+impl BlockSource for Patched {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.inner.sector_size()
+    }
+
+    fn block_size(&self) -> u64 {
+        self.inner.block_size()
+    }
+
+    fn map(&self, offset: u64, limit: u64) -> Result<Run> {
+        if let Some((at, storage)) = self.patches.range(..=offset).next_back()
+            && offset - at < storage.len()
+        {
+            let within = offset - at;
+            let mapping = Mapping::Stored {
+                storage: storage.clone(),
+                offset: within,
+            };
+            return Ok(Run::new(limit.min(storage.len() - within), mapping));
+        }
+        let next = self.patches.range(offset..).next();
+        let limit = next.map_or(limit, |(at, _)| limit.min(at - offset));
         mapped(self.inner.as_ref(), offset, limit)
     }
 }
@@ -174,7 +226,6 @@ impl BlockSource for Zeros {
 mod tests {
     use super::*;
     use crate::reader::read_guest;
-    use crate::storage::{MemoryStorage, StorageRef};
 
     /// Blocks of 4 bytes, each absent (`None`), zero (`Some(0)`) or filled with a byte.
     struct Toy(Vec<Option<u8>>);
@@ -249,6 +300,15 @@ mod tests {
         assert_eq!((disk.size(), disk.block_size()), (16, 4));
         let huge = [(u64::MAX, toy(&[])), (1, toy(&[]))];
         assert!(Concat::new(huge, 512).is_err());
+    }
+
+    #[test]
+    fn patches_hide_what_is_below_them() {
+        let toy: Arc<dyn BlockSource> = Arc::new(Toy(vec![Some(1), None, Some(2)]));
+        let patched = Patched::new(toy, vec![(2, vec![8; 3]), (9, vec![9]), (11, vec![7; 5])]);
+        let mut out = vec![0xEE; 12];
+        read_guest(&patched, 0, &mut out).unwrap();
+        assert_eq!(out, [1, 1, 8, 8, 8, 0, 0, 0, 2, 9, 2, 7]);
     }
 
     #[test]

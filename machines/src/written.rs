@@ -1,5 +1,7 @@
 //! A description that was made, and what it could not say.
 
+use crate::machine::Machine;
+
 /// A text, and what was lost on the way to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
@@ -17,6 +19,47 @@ impl Written {
             self.notes.push(note);
         }
     }
+}
+
+/// What neither an OVF nor a VMX has words for, of drives and ports.
+pub(crate) fn drives_unsaid(machine: &Machine, written: &mut Written) {
+    let disks = machine.disks.iter();
+    let names: Vec<&str> = disks
+        .clone()
+        .filter_map(|disk| disk.name.as_deref())
+        .collect();
+    let names: Vec<&str> = names.into_iter().filter(|name| !is_counted(name)).collect();
+    if !names.is_empty() {
+        written.note(format!("names of disks are left out: {}", listed(names)));
+    }
+    for (number, disk) in (1..).zip(disks) {
+        if disk.read_only {
+            written.note(format!(
+                "disk {number} will be writable: the target cannot say that it is not"
+            ));
+        }
+        if disk.bootable == Some(true) && number > 1 {
+            written.note(format!(
+                "the machine starts from disk {number}: set that in the target's boot order"
+            ));
+        }
+    }
+    for (number, floppy) in (1..).zip(&machine.floppies) {
+        if let Some(medium) = &floppy.medium {
+            written.note(format!(
+                "what is in floppy drive {number} is left out: {}",
+                listed([medium.href.as_str()])
+            ));
+        }
+    }
+}
+
+/// Whether a name is no more than the number of a disk, as every product gives one.
+fn is_counted(name: &str) -> bool {
+    let words = ["hard disk ", "hard drive ", "disk ", "disk", "harddisk"];
+    let name = name.trim().to_ascii_lowercase();
+    let number = words.iter().find_map(|word| name.strip_prefix(word));
+    number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// `keys` in a sentence: the first few of them, and how many more.

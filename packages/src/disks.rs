@@ -143,6 +143,15 @@ impl Opener<'_> {
         let storage = self.image_bytes(image, file)?;
         let path = storage.path().to_owned();
         let format = sniffed(&storage, image.format.as_ref())?;
+        let least = image.capacity.unwrap_or(0);
+        if format == Format::Raw && file.chunk_size.is_some() && storage.len() < least {
+            return Err(
+                Error::truncated("package", "the last parts of a disk are not there")
+                    .found(format!("{} bytes", storage.len()))
+                    .expected(format!("{least} bytes, the capacity of the disk"))
+                    .in_file(&path),
+            );
+        }
         let parent = match &image.parent {
             Some(_) if depth >= DEPTH => {
                 return Err(
@@ -245,7 +254,7 @@ impl Opener<'_> {
                 .saturating_add(capacity / 64)
                 .saturating_add(MOST_TABLES)
         });
-        unpacked(storage, most)
+        unpacked(storage, most, &self.opened.pool)
     }
 
     fn watched(&mut self, storage: StorageRef, href: &str) -> StorageRef {

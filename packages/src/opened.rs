@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use formats::tar::Member;
+use formats::unpacked::Pool;
 use formats::{Error, OpenContext, Result, SliceStorage, StorageRef, xva};
 use machines::xva::{Streamed, Version};
 use machines::{Package, ovf, toml_file, vmx};
@@ -34,6 +35,8 @@ pub struct Opened {
     pub warnings: Vec<String>,
     pub(crate) files: Files,
     pub(crate) streams: BTreeMap<String, Stream>,
+    /// For its packed files.
+    pub(crate) pool: Pool,
 }
 
 /// The blocks of a disk in an XVA.
@@ -192,6 +195,7 @@ impl Found {
             warnings,
             files,
             streams: BTreeMap::new(),
+            pool: Pool::default(),
         })
     }
 }
@@ -259,6 +263,7 @@ fn open_xva(file: StorageRef) -> Result<Opened> {
         warnings,
         files: Files::around(&path, &OpenContext::default()),
         streams,
+        pool: Pool::default(),
     })
 }
 

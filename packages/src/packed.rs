@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use formats::probe::is_disk;
-use formats::unpacked::{Packing, UnpackedStorage};
+use formats::unpacked::{Packing, Pool, UnpackedStorage};
 use formats::{Result, SliceStorage, StorageRef};
 
 use crate::kind::Kind;
@@ -13,16 +13,16 @@ use crate::kind::Kind;
 const EXTENSIONS: &[&str] = &["gz", "gzip", "zst", "zstd", "bz2"];
 
 /// What `storage` holds when it is unpacked, or itself. It is unpacked once from end to end for that, and must not hold more
-/// than `limit` bytes.
+/// than `limit` bytes. What is unpacked with the same `pool` shares memory.
 ///
 /// # Errors
 /// What is wrong with the stream; `Limit` when it holds more.
-pub fn unpacked(storage: StorageRef, limit: u64) -> Result<StorageRef> {
+pub fn unpacked(storage: StorageRef, limit: u64, pool: &Pool) -> Result<StorageRef> {
     let Some(packing) = Packing::of(storage.as_ref())? else {
         return Ok(storage);
     };
     let path = storage.path().join(bare_name(storage.path()));
-    let unpacked = UnpackedStorage::new(storage, packing, limit, &mut |_| Ok(()))?;
+    let unpacked = UnpackedStorage::new(storage, packing, limit, &mut |_| Ok(()))?.sharing(pool);
     let unpacked: StorageRef = Arc::new(unpacked);
     let len = unpacked.len();
     Ok(Arc::new(SliceStorage::named(unpacked, 0, len, &path)?))

@@ -33,6 +33,13 @@ impl Seal {
         let mut seal = Seal::default();
         let base = name.rsplit_once('.').map_or(name, |(base, _)| base);
         let Some((manifest_name, storage)) = beside(files, base, "mf")? else {
+            let others: Vec<&str> = strangers(files, "mf").map(String::as_str).collect();
+            if !others.is_empty() {
+                seal.warnings.push(format!(
+                    "none of its manifests belongs to {name}, so that no digest was checked: {}",
+                    others.join(", ").escape_debug()
+                ));
+            }
             if beside(files, base, "cert")?.is_some() {
                 seal.damage
                     .push("there is a certificate, but no manifest that it could speak for".into());
@@ -126,13 +133,21 @@ fn beside(files: &Files, base: &str, extension: &str) -> Result<Option<(String, 
     let Files::Archive(archive) = files else {
         return Ok(None);
     };
-    let is_such = |name: &&String| {
-        let found = name.rsplit_once('.').map(|(_, e)| e);
-        found.is_some_and(|e| e.eq_ignore_ascii_case(extension)) && !name.starts_with("._")
-    };
-    let mut such = archive.names.iter().filter(is_such);
+    let mut such = strangers(files, extension);
     Ok(match (such.next(), such.next()) {
         (Some(name), None) => archive.member(name).map(|s| (name.clone(), s.clone())),
         _ => None,
+    })
+}
+
+/// The files of an archive that have this extension.
+fn strangers<'f>(files: &'f Files, extension: &'f str) -> impl Iterator<Item = &'f String> {
+    let names = match files {
+        Files::Archive(archive) => archive.names.as_slice(),
+        Files::Folder(_) => &[],
+    };
+    names.iter().filter(move |name| {
+        let found = name.rsplit_once('.').map(|(_, e)| e);
+        found.is_some_and(|e| e.eq_ignore_ascii_case(extension)) && !name.starts_with("._")
     })
 }

@@ -26,6 +26,7 @@
 //! | [`segments`], [`pipeline`] | cutting a disk into segments; workers and the order among them |
 //! | [`mod@digest`], [`affordable`] | BLAKE3 in parallel, other digests in order, the fingerprint of content |
 //! | [`compare`](mod@compare), [`count`], [`check`](mod@check) | two disks side by side; how much is data; what is damaged |
+//! | [`partitions`], [`resize`](mod@resize) | what partition tables say; what is lost when a disk becomes smaller |
 //! | [`output`] | files, devices, pipes; direct I/O |
 //! | [`same_storage`] | whether a target is its own source under another name |
 //! | [`zero`], [`buffer`], [`reflink`], [`salvage`], [`progress`] | small tools |
@@ -51,6 +52,7 @@ pub mod place;
 pub mod progress;
 pub mod reflink;
 pub mod refusals;
+pub mod resize;
 pub mod salvage;
 pub mod same_storage;
 pub mod segments;

@@ -13,7 +13,7 @@ use crate::report;
 pub fn completions(shell: Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "diskferry", &mut script);
-    report::text(&String::from_utf8_lossy(&script))?;
+    report::raw(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -31,6 +31,6 @@ pub fn man() -> Result<ExitCode, Failure> {
             .render(&mut page)
             .map_err(failed)?;
     }
-    report::text(&String::from_utf8_lossy(&page))?;
+    report::raw(&String::from_utf8_lossy(&page))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ mod info;
 mod map;
 mod measure;
 mod picture;
+mod resize;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ pub fn run(verb: &Verb) -> Result<ExitCode, Failure> {
         Verb::Measure(arguments) => measure::run(arguments),
         Verb::Map(arguments) => map::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
+        Verb::Resize(arguments) => resize::run(arguments),
         Verb::Compare(arguments) => compare::run(arguments),
         Verb::Digest(arguments) => digest::run(arguments),
         Verb::Completions { shell } => generate::completions(*shell),

@@ -28,12 +28,14 @@
 //! | `layer` | opening: from the structures to a [`Layer`] |
 //! | `new_image` | the options of a new image |
 //! | `check` | every use of every cluster against the refcounts; repairing them |
+//! | `resize`, `allocate`, `new_clusters` | another size for an image that is there; clusters behind its end |
 //! | `target`, `packed_space`, `packer` | laying out a new image; compressed clusters |
 //!
 //! Sources: QEMU's `docs/interop/qcow2.rst` ("qcow2 spec" in comments). Of encrypted images only those
 //! with LUKS are read. Internal snapshots are read on request, and refcounts are looked at only to tell shared clusters
 //! from damage.
 
+mod allocate;
 mod bitmaps;
 mod check;
 mod encryption;
@@ -43,10 +45,12 @@ mod header;
 mod l1;
 mod l2;
 mod layer;
+mod new_clusters;
 mod new_image;
 mod packed_space;
 mod packer;
 mod refcount;
+mod resize;
 mod snapshots;
 mod source;
 pub mod target;
@@ -60,7 +64,8 @@ use std::sync::atomic::AtomicBool;
 
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext, Repaired};
 use crate::error::Result;
-use crate::in_place::InPlace;
+use crate::in_place::{InPlace, Plan};
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -110,6 +115,14 @@ impl Driver for Qcow2Driver {
         cancel: &AtomicBool,
     ) -> Result<Repaired> {
         check::repair(storage, out, cancel)
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(layer, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

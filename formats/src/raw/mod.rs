@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::driver::{Driver, Format, Head, Layer, LayerInfo, OpenContext};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::source::{BlockSource, Mapping, Run};
 use crate::storage::{StorageRef, WritableStorage};
@@ -44,6 +46,19 @@ impl Driver for RawDriver {
             parent: None,
             storages: Vec::new(),
         })
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        if layer.storage.is_device() {
+            return Err(Error::refused("device", "has the size that it has")
+                .found(format!("{} bytes", layer.storage.len()))
+                .expected(format!("{size} bytes"))
+                .hint("resize it with what made it (lvextend, drbdadm resize), then look at its partitions"));
+        }
+        let mut plan = Plan::new(size);
+        plan.set_len(0, size);
+        plan.sync();
+        Ok(plan)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -13,8 +13,8 @@ pub const PROOF: usize = 16 << 10;
 /// Packed bytes in which the proof is looked for: it takes at most 5 bytes a stored block more than its own length.
 const PROOF_PACKED: u64 = 32 << 10;
 
-/// Entries that are kept: 16 MiB of windows.
-const KEPT: usize = 512;
+/// Entries that are kept: 4 MiB of windows.
+const KEPT: usize = 128;
 
 /// Unpacked bytes from one to the next, at first.
 const SPACING: u64 = 4 << 20;

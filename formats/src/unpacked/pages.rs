@@ -42,6 +42,12 @@ impl Pages {
         }
     }
 
+    /// Holds none of them any more.
+    pub fn clear(&mut self) {
+        self.held = HashMap::new();
+        self.spare = None;
+    }
+
     /// The page with this number, if it is held.
     pub fn get(&mut self, page: u64) -> Option<&[u8]> {
         let held = self.held.get_mut(&page)?;

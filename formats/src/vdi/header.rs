@@ -283,6 +283,18 @@ impl Header {
         })
     }
 
+    /// `bytes`, the start of a file, with the size of this header's disk and the places of its map and blocks. Everything
+    /// else stays as it is. All of it is in the first sector.
+    pub fn over(&self, bytes: &[u8; LEN]) -> [u8; LEN] {
+        let mut raw: RawHeader = transmute!(*bytes);
+        raw.map_offset = U32::new(self.map_offset as u32);
+        raw.data_offset = U32::new(self.data_offset as u32);
+        raw.disk_size = U64::new(self.disk_size);
+        raw.blocks = U32::new(self.blocks);
+        raw.allocated = U32::new(self.allocated);
+        transmute!(raw)
+    }
+
     /// What VirtualBox writes in front of the signature.
     pub fn virtualbox_text() -> [u8; 64] {
         let mut text = [0; 64];
@@ -308,6 +320,13 @@ impl Header {
         u64::from(index)
             .saturating_mul(self.stride())
             .saturating_add(self.data_offset + u64::from(self.block_extra))
+    }
+
+    /// Where the last block that is counted ends.
+    pub fn file_end(&self) -> u64 {
+        u64::from(self.allocated)
+            .saturating_mul(self.stride())
+            .saturating_add(self.data_offset)
     }
 
     /// Bytes of the block map.

@@ -25,19 +25,24 @@
 //!
 //! The facts are those of VirtualBox (`VDICore.h`, `VDI.cpp`) and QEMU (`block/vdi.c`).
 
+mod allocate;
 pub mod block_map;
 mod check;
 pub mod header;
 mod layer;
+mod resize;
 pub mod source;
 pub mod target;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use self::header::{ImageType, SECTOR, SIGNATURE, SIGNATURE_OFFSET};
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, LayerInfo, OpenContext};
 use crate::error::Result;
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -80,6 +85,14 @@ impl Driver for VdiDriver {
         cancel: &AtomicBool,
     ) -> Result<CheckReport> {
         check::check(storage, context, cancel)
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -18,7 +18,7 @@ pub const BLOCK: u64 = 1 << 20;
 const ALIGN: u64 = 1 << 20;
 
 /// Most blocks of a disk: QEMU's limit, which is half of what the format could address.
-const MAX_BLOCKS: u64 = ((1 << 31) - 512) / ENTRY;
+pub const MAX_BLOCKS: u64 = ((1 << 31) - 512) / ENTRY;
 
 /// Largest disk in bytes: a little less than 512 TiB.
 pub const MAX_DISK_SIZE: u64 = MAX_BLOCKS * BLOCK;

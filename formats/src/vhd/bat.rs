@@ -155,7 +155,8 @@ impl BlockLayout {
     }
 }
 
-fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+/// Whether two ranges have a byte in common.
+pub fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 

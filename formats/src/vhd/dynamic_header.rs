@@ -185,6 +185,17 @@ impl DynamicHeader {
         transmute!(raw)
     }
 
+    /// The first sector of the header in `bytes` with the BAT of this one. The second one, and what nobody here knows,
+    /// stays.
+    pub fn over(&self, bytes: &[u8; 1024]) -> [u8; 512] {
+        let mut raw: RawHeader = transmute!(*bytes);
+        raw.table_offset = U64::new(self.table_offset);
+        raw.max_table_entries = U32::new(self.max_table_entries);
+        raw.checksum = U32::new(checksum(raw.as_bytes(), CHECKSUM_FIELD));
+        let halves: [[u8; 512]; 2] = transmute!(raw);
+        halves[0]
+    }
+
     /// Whether anything at all is said about a parent.
     pub fn mentions_parent(&self) -> bool {
         self.parent_id != [0; 16]

@@ -28,6 +28,7 @@
 //! The facts are those of Microsoft's "Virtual Hard Disk Image Format Specification", and of what libvhd, QEMU and
 //! Virtual PC do where it says nothing.
 
+mod allocate;
 pub mod bat;
 mod checksum;
 pub mod dynamic_header;
@@ -37,6 +38,7 @@ pub mod geometry;
 mod info;
 pub mod locator;
 mod new_blocks;
+mod resize;
 pub mod source;
 pub mod target_differencing;
 pub mod target_dynamic;
@@ -45,6 +47,7 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,6 +66,8 @@ use crate::driver::{
     Driver, Format, Head, ImageId, Layer, LayerInfo, OpenContext, ParentReference,
 };
 use crate::error::{Error, Result};
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options, bad_value};
 use crate::raw::RawSource;
 use crate::reference;
@@ -110,6 +115,14 @@ impl Driver for VhdDriver {
         }
     }
 
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(&layer.storage, range)
+    }
+
     fn options(&self) -> &'static [OptionSpec] {
         OPTIONS
     }
@@ -121,21 +134,7 @@ impl Driver for VhdDriver {
         _file_name: &Path,
     ) -> Result<Box<dyn BlockTarget>> {
         options.check_uncompressed("vhd")?;
-        let size = match size.checked_next_multiple_of(512) {
-            Some(0) => {
-                return Err(
-                    Error::unsupported("disk", "a VHD cannot hold a disk of no size")
-                        .found("0 bytes")
-                        .expected("at least 1 byte"),
-                );
-            }
-            Some(rounded) if rounded <= MAX_DISK_SIZE => rounded,
-            _ => {
-                return Err(Error::limit("disk", "is too large for a VHD")
-                    .found(format!("{size} bytes"))
-                    .expected(format!("at most {MAX_DISK_SIZE} bytes (2040 GiB)")));
-            }
-        };
+        let size = disk_size(size)?;
         let kinds = [("dynamic", DiskType::Dynamic), ("fixed", DiskType::Fixed)];
         let fixed = options.choice("subformat", &kinds)? == DiskType::Fixed;
         let block_size = options.size("block_size", *BLOCK_SIZES.end())?;
@@ -167,6 +166,21 @@ impl Driver for VhdDriver {
         } else {
             Box::new(DynamicTarget::new(size, block_size)?)
         })
+    }
+}
+
+/// The size that a disk of `size` bytes has in a VHD: whole sectors.
+fn disk_size(size: u64) -> Result<u64> {
+    match size.checked_next_multiple_of(512) {
+        Some(0) => Err(
+            Error::unsupported("disk", "a VHD cannot hold a disk of no size")
+                .found("0 bytes")
+                .expected("at least 1 byte"),
+        ),
+        Some(rounded) if rounded <= MAX_DISK_SIZE => Ok(rounded),
+        _ => Err(Error::limit("disk", "is too large for a VHD")
+            .found(format!("{size} bytes"))
+            .expected(format!("at most {MAX_DISK_SIZE} bytes (2040 GiB)"))),
     }
 }
 
@@ -232,9 +246,14 @@ fn open_sparse(storage: StorageRef, mut found: find::Found, salvage: bool) -> Re
     })
 }
 
+/// Whether version 0.1 of XenServer's `tap` made it.
+fn is_old_tap(footer: &Footer) -> bool {
+    footer.creator_application == *b"tap\0" && footer.creator_version == 1
+}
+
 /// Version 0.1 of XenServer's `tap` wrote its bitmaps in the byte order of the machine.
 fn bit_order(footer: &Footer) -> BitOrder {
-    if footer.creator_application == *b"tap\0" && footer.creator_version == 1 {
+    if is_old_tap(footer) {
         BitOrder::LowestFirst
     } else {
         BitOrder::HighestFirst

@@ -112,6 +112,15 @@ impl Header {
         })
     }
 
+    /// Copy number `index` (0 or 1).
+    ///
+    /// # Errors
+    /// As [`Header::parse`], and those of the storage.
+    pub fn read_copy(storage: &dyn Storage, index: usize) -> Result<Header> {
+        let at = HEADERS_AT.get(index).copied().unwrap_or_default();
+        Header::parse(&read_array(storage, at)?, at)
+    }
+
     /// The header as it stands on disk.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let raw = RawHeader {

@@ -94,6 +94,20 @@ impl Metadata {
         Ok(metadata)
     }
 
+    /// The byte of the file at which the size of the disk stands, for metadata in `region` that were read before.
+    ///
+    /// # Errors
+    /// `Malformed` when it is missing, and those of the storage.
+    pub fn disk_size_at(storage: &dyn Storage, region: &Region) -> Result<u64> {
+        let mut bytes = vec![0; TABLE_LEN as usize];
+        storage.read_at(&mut bytes, region.offset)?;
+        let table = MetadataTable::parse(&bytes, region.length).map_err(|e| e.at(region.offset))?;
+        let is_size = |entry: &&Entry| !entry.is_user && entry.item_id == VIRTUAL_DISK_SIZE;
+        let size = table.entries.iter().find(is_size);
+        let size = size.ok_or_else(|| malformed("has no size of the disk").at(region.offset))?;
+        Ok(region.offset.saturating_add(size.offset.into()))
+    }
+
     fn check(&self) -> Result<()> {
         if !self.block_size.is_power_of_two() || !BLOCK_SIZES.contains(&self.block_size) {
             return Err(malformed("impossible block size")

@@ -29,6 +29,7 @@
 //! | `log` | entries, finding those that count, the file with them replayed |
 //! | `layer`, `source`, `info` | opening, the map, what `info` shows |
 //! | `check` | what reading does not show |
+//! | `resize` | another size for a disk that is there |
 //! | `new_image`, `bat_writer`, `target`, `target_fixed`, `target_differencing` | laying out a new image |
 //!
 //! The facts are those of [MS-VHDX], and of what QEMU and disk2vhd do where they differ from it.
@@ -48,6 +49,7 @@ pub mod metadata_table;
 mod new_image;
 pub mod parent_locator;
 pub mod region_table;
+mod resize;
 pub mod source;
 pub mod target;
 pub mod target_differencing;
@@ -56,6 +58,7 @@ pub mod target_fixed;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -65,6 +68,8 @@ use self::target_differencing::DifferencingTarget;
 use self::target_fixed::FixedTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -96,6 +101,14 @@ impl Driver for VhdxDriver {
         cancel: &AtomicBool,
     ) -> Result<CheckReport> {
         check::check(storage, context, cancel)
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(&layer.storage, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        resize::allocate(&layer.storage, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

@@ -159,6 +159,15 @@ impl RegionTable {
         Ok(RegionTable { bat, metadata, all })
     }
 
+    /// Gives the BAT another region.
+    pub fn replace_bat(&mut self, bat: Region) {
+        for region in self.all.iter_mut().filter(|r| r.guid == BAT_REGION) {
+            *region = bat;
+        }
+        self.all.sort_by_key(|region| region.offset);
+        self.bat = bat;
+    }
+
     /// The table as it stands on disk, without the zeros at its end.
     pub fn to_bytes(&self) -> Vec<u8> {
         let table = RawTable {

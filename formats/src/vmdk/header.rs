@@ -180,6 +180,20 @@ impl SparseHeader {
         zerocopy::transmute!(raw)
     }
 
+    /// `sector`, the one that was parsed, with the capacity and the places of this header. Everything else stays.
+    pub fn over(&self, sector: &[u8; SECTOR as usize]) -> [u8; SECTOR as usize] {
+        let mut raw: Raw = zerocopy::transmute!(*sector);
+        raw.capacity = (self.capacity / SECTOR).into();
+        raw.descriptor_offset = (self.descriptor.0 / SECTOR).into();
+        if let Some(redundant) = self.redundant {
+            raw.redundant_offset = (redundant / SECTOR).into();
+        }
+        if let Some(directory) = self.directory {
+            raw.directory_offset = (directory / SECTOR).into();
+        }
+        zerocopy::transmute!(raw)
+    }
+
     fn check(&self, raw: &Raw) -> Result<()> {
         let unknown = self.flags & MUST_KNOW & !(FLAG_COMPRESSED | FLAG_MARKERS);
         if unknown != 0 {

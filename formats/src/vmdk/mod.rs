@@ -23,6 +23,7 @@
 //! The facts are those of VMware's "Virtual Disk Format 5.0", and for COWD and seSparse of what QEMU, libvmdk and
 //! dissect found out. A grain that SCSI UNMAP freed in a seSparse extent reads as zeros, as in QEMU.
 
+mod allocate;
 mod check;
 mod cowd;
 pub mod descriptor;
@@ -36,11 +37,14 @@ mod layer;
 mod marker;
 mod new_image;
 mod rebuild;
+mod resize;
+mod resized_text;
 mod sesparse;
 mod sparse_layout;
 mod target_extents;
 mod target_stream;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -49,6 +53,8 @@ use self::target_extents::ExtentsTarget;
 use self::target_stream::StreamTarget;
 use crate::driver::{CheckReport, Driver, Format, Head, Layer, OpenContext};
 use crate::error::Result;
+use crate::in_place::Plan;
+use crate::open::LayerFile;
 use crate::options::{OptionSpec, Options};
 use crate::storage::StorageRef;
 use crate::target::BlockTarget;
@@ -86,6 +92,14 @@ impl Driver for VmdkDriver {
         _cancel: &AtomicBool,
     ) -> Result<CheckReport> {
         Ok(check::check(storage, context)?.into())
+    }
+
+    fn resize(&self, layer: &LayerFile, size: u64) -> Result<Plan> {
+        resize::resize(layer, size)
+    }
+
+    fn allocate(&self, layer: &LayerFile, range: Range<u64>) -> Result<Plan> {
+        allocate::allocate(layer, range)
     }
 
     fn options(&self) -> &'static [OptionSpec] {

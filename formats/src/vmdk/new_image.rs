@@ -235,7 +235,7 @@ impl NewImage {
 }
 
 /// The largest disk that ESXi has (62 TiB), and what the other formats here have besides.
-const MAX_DISK: u64 = 64 << 40;
+pub(super) const MAX_DISK: u64 = 64 << 40;
 
 fn stem(file_name: &Path) -> String {
     let name = file_name.file_name().unwrap_or_default().to_string_lossy();

@@ -3,6 +3,7 @@
 // Each test file is a program of its own and uses a part of this; so do the fuzz targets.
 #![allow(dead_code)]
 
+pub mod in_place;
 pub mod luks;
 pub mod package;
 pub mod qcow2;

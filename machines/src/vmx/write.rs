@@ -12,7 +12,7 @@ use crate::machine::{
 use crate::models;
 use crate::placement;
 use crate::text::shown;
-use crate::written::{Written, listed};
+use crate::written::{Written, drives_unsaid, listed};
 
 /// The hardware version to write where the machine does not say one that is VMware's.
 const DEFAULT_HARDWARE: u32 = 13;
@@ -34,6 +34,7 @@ pub fn write(machine: &Machine) -> Result<Written> {
     vmx.ports(machine);
     vmx.settings("", &machine.extra.settings, &mut written);
     lost(machine, &mut written);
+    drives_unsaid(machine, &mut written);
     written.text = vmx.lines.to_text();
     Ok(written)
 }
@@ -299,13 +300,7 @@ impl Vmx {
         for (number, floppy) in machine.floppies.iter().enumerate() {
             let name = format!("floppy{number}");
             self.set(format!("{name}.present"), "TRUE");
-            match &floppy.medium {
-                Some(medium) => {
-                    self.set(format!("{name}.fileType"), "file");
-                    self.set(format!("{name}.fileName"), medium.href.as_str());
-                }
-                None => self.set(format!("{name}.clientDevice"), "TRUE"),
-            }
+            self.set(format!("{name}.clientDevice"), "TRUE");
             self.set(
                 format!("{name}.startConnected"),
                 flag(floppy.connected.unwrap_or(false)),

@@ -386,6 +386,14 @@ impl Writer<'_> {
                 ));
             }
         }
+        for (number, nic) in (1..).zip(&machine.nics) {
+            if nic.connected == Some(false) {
+                self.note(format!(
+                    "{}: network adapter {number} will be connected: an XVA cannot say that it is not",
+                    machine.name
+                ));
+            }
+        }
         let settings = extra
             .settings
             .iter()

@@ -14,7 +14,7 @@ use transfer::{Result, Setting};
 use super::images::Plan;
 use super::member::{Done, MemberWriter, wanted};
 use super::ova::disks_out;
-use super::texts::{Describer, Names};
+use super::texts::{Describer, Names, readable};
 use super::{Input, Made, WriteOptions};
 
 /// Writes `input` as an OVF descriptor at `path` (`web.ovf`), with its files beside it.
@@ -166,6 +166,7 @@ pub fn vmx(
         }
     }
     let written = machines::vmx::write(&machine)?;
+    readable(machines::vmx::read(written.text.as_bytes()))?;
     write_text(&output, 0, written.text.as_bytes())?;
     let file_size = done.iter().map(|d| d.len).sum::<u64>() + written.text.len() as u64;
     output.commit(force)?;

@@ -161,7 +161,9 @@ impl Describer<'_> {
         for (disk, capacity) in machine.disks.iter_mut().zip(&self.capacities) {
             disk.image.capacity = Some(*capacity);
         }
-        Ok(ovf::write(&machine, &contents, self.options.profile)?)
+        let written = ovf::write(&machine, &contents, self.options.profile)?;
+        readable(ovf::read(written.text.as_bytes()))?;
+        Ok(written)
     }
 
     fn certificate(&self, manifest: &[u8], name: &str) -> Result<Option<Vec<u8>>> {
@@ -173,6 +175,19 @@ impl Describer<'_> {
         let text = certificate::sign(manifest, name, algorithm, key, chain)?;
         Ok(Some(text.into_bytes()))
     }
+}
+
+/// Fails when the description that was made is none that anybody reads again.
+pub(super) fn readable<T>(read: formats::Result<T>) -> Result<()> {
+    read.map_err(|e| {
+        Error::refused(
+            "package",
+            "would have a description that cannot be read again",
+        )
+        .found(e)
+        .hint("the machine has too much of something, or has it too large")
+    })?;
+    Ok(())
 }
 
 /// `text` with line ends behind it, as long as `room`.

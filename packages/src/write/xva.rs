@@ -13,6 +13,7 @@ use transfer::refusals::{check_name, refuse_own_source};
 use transfer::verify::{Expected, verify};
 use transfer::{Copied, Copy, CopyOptions, Place, Result, Setting};
 
+use super::texts::readable;
 use super::{DiskOut, Input, Made, WriteOptions};
 
 /// Writes `inputs` to `place`.
@@ -27,6 +28,7 @@ pub fn xva(
 ) -> Result<Made> {
     let machines: Vec<Machine> = inputs.iter().map(|input| input.machine.clone()).collect();
     let exported = machines::xva::write(&machines, &options.seed)?;
+    readable(machines::xva::read(exported.written.text.as_bytes()))?;
     let mut writer = Writer {
         options,
         setting,

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use formats::options::Backing;
-use formats::{Error, Format, Image, OpenContext, Options, Window, driver};
+use formats::{Error, Format, Image, OpenContext, Options, Patched, Window, driver};
 use machines::profiles::Profile;
 use transfer::output::file::{folder_of, free_space};
+use transfer::partitions::gpt::GptMove;
+use transfer::resize::{check_shrinking, gpt_move, gpt_note};
 use transfer::same_storage;
 use transfer::{CopyOptions, Place};
 
@@ -53,9 +55,9 @@ impl DiskJob<'_> {
         let format_options =
             format_options.over(below.as_ref().map(|(backing, _)| backing.clone()));
         open::check_size(&source.image, arguments.reading.max_size.as_deref())?;
-        let is_larger = self.make_larger(source)?;
+        let is_resized = self.resize(source)?;
         let options = CopyOptions {
-            reflink: !arguments.no_reflink && !is_larger,
+            reflink: !arguments.no_reflink && !is_resized,
             below: below.map(|(_, image)| Arc::new(image)),
             provided: source.watch(work.cancel()),
             ..copy_options(arguments)?
@@ -110,24 +112,56 @@ impl DiskJob<'_> {
         Ok(options.compressed(self.arguments.compress))
     }
 
-    /// Makes the disk as large as the profile wants it, and answers whether it had to.
-    fn make_larger(&self, source: &mut Source) -> Result<bool, Failure> {
-        let Some(profile) = self.profile else {
-            return Ok(false);
+    /// Gives the disk the size that the user and the profile want, and answers whether that changes anything.
+    fn resize(&self, source: &mut Source) -> Result<bool, Failure> {
+        let arguments = self.arguments;
+        let disk = source.image.source.clone();
+        let size = disk.size();
+        let asked = arguments.size.map_or(Ok(size), |asked| asked.of(size))?;
+        let fixes = arguments.fix_gpt;
+        check_shrinking(disk.as_ref(), asked, arguments.shrink, fixes)
+            .map_err(|e| e.in_file(&source.path))?;
+        let wanted = match self.profile {
+            Some(profile) => profile
+                .disk_size(asked)
+                .ok_or_else(|| Error::limit("disk", "is too large").found(asked))?,
+            None => asked,
         };
-        let size = source.image.source.size();
-        let wanted = profile
-            .disk_size(size)
-            .ok_or_else(|| Error::limit("disk", "is too large").found(size))?;
-        if wanted == size {
+        if let Some(profile) = self.profile.filter(|_| wanted != asked) {
+            report::note(&format!(
+                "{asked} bytes → {wanted}: {} wants whole units of {}",
+                profile.title,
+                render::size(profile.size_multiple)
+            ));
+        }
+        let moved = match fixes {
+            true => gpt_move(disk.as_ref(), wanted)?,
+            false => None,
+        };
+        if !fixes && asked != size {
+            let note = gpt_note(disk.as_ref(), wanted)?;
+            note.iter().for_each(|note| report::note(note));
+        }
+        if wanted == size && moved.is_none() {
             return Ok(false);
         }
-        report::note(&format!(
-            "{size} bytes → {wanted}: {} wants whole units of {}",
-            profile.title,
-            render::size(profile.size_multiple)
-        ));
-        source.image.source = Arc::new(Window::new(source.image.source.clone(), wanted));
+        source.image.source = Arc::new(Window::new(disk, wanted));
+        if let Some(moved) = moved {
+            let GptMove {
+                backup,
+                primary,
+                cleared,
+            } = moved;
+            // Of an old copy behind the new end nothing arrives.
+            let zeros = cleared.into_iter().map(|old| {
+                let len = old.end.min(wanted).saturating_sub(old.start);
+                (old.start, vec![0; len as usize])
+            });
+            let zeros = zeros.filter(|(_, bytes)| !bytes.is_empty());
+            let patches = zeros.chain(backup).chain(primary).collect();
+            source.image.source = Arc::new(Patched::new(source.image.source.clone(), patches));
+            report::note("the copy of the GPT was moved to the end of the disk");
+        }
         Ok(true)
     }
 }

@@ -68,7 +68,10 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
                 .hint("info --toml prints the machine")
                 .into());
         }
-        Named::Package(kind) => return package::run(arguments, kind, profile, &context),
+        Named::Package(kind) => {
+            refuse_sizes(arguments, "a package")?;
+            return package::run(arguments, kind, profile, &context);
+        }
     };
     described::refuse(arguments)?;
     let job = DiskJob {
@@ -81,6 +84,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         return chain::run(&job);
     }
     if !to_stdout && is_folder(arguments.target()) {
+        refuse_sizes(arguments, "a folder")?;
         return folder::run(&job);
     }
     let mut source = source::disk(
@@ -106,6 +110,21 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         report::text(&outcome.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails when a size is asked for, and more than one disk may be made.
+fn refuse_sizes(arguments: &args::Convert, target: &str) -> Result<(), Failure> {
+    let option = match (arguments.size, arguments.fix_gpt) {
+        (Some(_), _) => "--size",
+        (None, true) => "--fix-gpt",
+        (None, false) => return Ok(()),
+    };
+    Err(Error::usage(
+        option,
+        format!("goes with a single disk, and the target is {target}"),
+    )
+    .hint("make a disk of another size first")
+    .into())
 }
 
 /// Whether a target is a folder, by its name or because it is one.

@@ -40,9 +40,7 @@ pub fn run(
     if to_stdout && !matches!(kind, Kind::Ova | Kind::Xva) {
         return Err(Error::usage("standard output", "takes one file: an OVA or an XVA").into());
     }
-    if arguments.backing.is_some() {
-        return Err(Error::usage("-B", "is for disks that are not in a package").into());
-    }
+    refuse_meaningless(arguments, kind)?;
     let work = match to_stdout {
         true => Work::into_pipe(arguments.reading.jobs)?,
         false => Work::new(arguments.reading.jobs)?,
@@ -64,6 +62,49 @@ pub fn run(
         seconds: started.elapsed().as_secs_f64(),
     };
     done.tell(to_stdout)
+}
+
+/// Fails for an option that says nothing about a package of this kind.
+fn refuse_meaningless(arguments: &args::Convert, kind: Kind) -> Result<(), Failure> {
+    let said = &arguments.packaging;
+    let is_xva = kind == Kind::Xva;
+    let has_manifest = matches!(kind, Kind::Ova | Kind::Ovf);
+    let meaningless = [
+        (
+            "-B",
+            arguments.backing.is_some(),
+            "is for disks that are not in a package",
+        ),
+        (
+            "-c",
+            arguments.compress && is_xva,
+            "the disks of an XVA are not compressed: pack it with zstd or gzip",
+        ),
+        (
+            "-c",
+            arguments.compress && kind == Kind::Vmx,
+            "the disks of a VMX are not compressed",
+        ),
+        (
+            "-o",
+            !arguments.options.is_empty() && is_xva,
+            "the disks of an XVA have no options",
+        ),
+        (
+            "--manifest",
+            said.manifest.is_some() && !has_manifest,
+            "is for OVA and OVF: others have none",
+        ),
+        (
+            "--checksum",
+            said.checksum.is_some() && !is_xva,
+            "is for the blocks of an XVA: --manifest chooses the digests of an OVA or OVF",
+        ),
+    ];
+    match meaningless.into_iter().find(|(_, is, _)| *is) {
+        Some((option, _, why)) => Err(Error::usage(option, why).into()),
+        None => Ok(()),
+    }
 }
 
 /// The row for a package of this kind.
@@ -250,7 +291,7 @@ impl PackageJob<'_> {
             copy: copy_options(self.arguments)?,
             disk_options: self.arguments.options.clone(),
             subformat: "",
-            compress: false,
+            compress: self.arguments.compress,
             size_multiple: self.profile.size_multiple,
             manifest,
             signing,

@@ -170,13 +170,21 @@ fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure
     let Some(child) = children.first() else {
         return Ok(());
     };
-    Err(
-        Error::refused("--replace", "another image stands on this one")
-            .found(child.path.display())
-            .hint("merge or remove it first; with its parent changed it would be worthless")
-            .in_file(&tip.path)
-            .into(),
-    )
+    let (why, advice) = match child.is_whole {
+        true => (
+            "the file is a part of another image",
+            "replace that image as a whole",
+        ),
+        false => (
+            "another image stands on this one",
+            "merge or remove it first; with its parent changed it would be worthless",
+        ),
+    };
+    Err(Error::refused("--replace", why)
+        .found(child.path.display())
+        .hint(advice)
+        .in_file(&tip.path)
+        .into())
 }
 
 fn locks(tip: &LayerFile) -> Result<Vec<InPlaceFile>, Failure> {

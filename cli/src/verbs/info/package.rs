@@ -1,5 +1,6 @@
 //! `info` of a package: the machines in it, and what their disks are.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use formats::OpenContext;
@@ -103,7 +104,11 @@ pub fn run(
         let machine = choice.machine(&opened)?;
         let machine = opened.package.machines.get(machine);
         let text = machine.map(toml_file::write).transpose()?;
-        report::text(&text.unwrap_or_default())?;
+        let text = text.unwrap_or_default();
+        match std::io::stdout().is_terminal() {
+            true => report::text(&text)?,
+            false => report::raw(&text)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = choice.machines(&opened)?;

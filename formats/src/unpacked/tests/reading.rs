@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::super::Pool;
 use super::super::entry::Kind;
 use super::super::{PAGE, Packing, ROOM, ROOM_MIN, room};
 use super::{ALL, Random, content, forget, memory, open, pack, pack_at, read};
@@ -203,6 +204,26 @@ fn memory_is_bounded() {
     }
     assert_eq!(room(0), ROOM);
     assert_eq!(room(128 << 20), ROOM_MIN);
+}
+
+#[test]
+fn of_several_storages_two_hold_pages() {
+    let mut random = Random(5);
+    let noise: Vec<u8> = (0..12 << 17)
+        .flat_map(|_| random.next().to_le_bytes())
+        .collect();
+    let packed = pack_at(Packing::Gzip, &noise, 0);
+    let pool = Pool::default();
+    let all: Vec<_> = (0..4)
+        .map(|_| open(Packing::Gzip, packed.clone()).unwrap().sharing(&pool))
+        .collect();
+    for round in 0..3 {
+        for one in &all {
+            assert!(read(one, 1 << 20, 3 << 20) == noise[1 << 20..4 << 20]);
+            let holders = all.iter().filter(|one| one.lock().pages.bytes() > 0);
+            assert!(holders.count() <= 2, "{round}");
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::machine::{Bus, Controller, Firmware, Machine, OtherDevice, Setting, S
 use crate::models;
 use crate::ovf::hardware::resource;
 use crate::placement::Plan;
-use crate::written::{Written, listed};
+use crate::written::{Written, drives_unsaid, listed};
 
 /// Units of SCSI controllers below which adapters have their place on the bus.
 const FIRST_NIC: usize = 7;
@@ -67,11 +67,25 @@ pub(super) fn write(
         Dialect::Xen => left_out(machine, written),
         _ => items.others(machine),
     }
+    drives_unsaid(machine, written);
+    ports_unsaid(machine, written);
     settings(out, machine, dialect, written);
     for section in &machine.extra.hardware_sections {
         kept(out, &section.name, &section.xml, written);
     }
     out.close("VirtualHardwareSection");
+}
+
+/// Where ports lead is a thing of the host.
+fn ports_unsaid(machine: &Machine, written: &mut Written) {
+    let serial = machine.serial_ports.iter();
+    let serial = serial.flat_map(|port| [port.backing.as_deref(), port.target.as_deref()]);
+    let parallel = machine.parallel_ports.iter();
+    let all = serial.chain(parallel.map(|port| port.backing.as_deref()));
+    let named: Vec<&str> = all.flatten().collect();
+    if !named.is_empty() {
+        written.note(format!("where ports lead is left out: {}", listed(named)));
+    }
 }
 
 /// Devices that XenServer does not have.

@@ -1,8 +1,22 @@
-//! What a partition table counts in: sectors of the size that it was made for. On a disk with other sectors nobody finds the
-//! partitions.
+//! Partition tables: where partitions lie, and what the tables count in.
+//!
+//! | file | what it reads |
+//! |---|---|
+//! | `gpt.rs` | the GUID partition table, both copies |
+//! | `mbr.rs` | the master boot record, and the chain of logical partitions |
+//!
+//! A table counts in sectors of the size that it was made for. On a disk with other sectors nobody finds the partitions.
+
+pub mod gpt;
+mod mbr;
+
+use std::fmt;
+use std::ops::Range;
 
 use formats::reader::read_guest;
 use formats::{BlockSource, BlockTarget, Result};
+
+use self::gpt::Gpt;
 
 /// Sizes of logical sectors that disks have, in bytes.
 const SECTOR_SIZES: [u32; 2] = [512, 4096];
@@ -14,6 +28,70 @@ enum Table {
     Gpt(u32),
     /// A master boot record with partitions. It does not say what it counts in.
     Mbr,
+}
+
+/// A partition that a table names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// The table, and the number that the operating system gives it.
+    pub table: &'static str,
+    /// Its number, from 1.
+    pub number: u32,
+    /// Where it lies, in bytes.
+    pub bytes: Range<u64>,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.bytes;
+        let (table, number) = (self.table, self.number);
+        write!(
+            f,
+            "partition {number} of the {table}, bytes {start} to {end}"
+        )
+    }
+}
+
+/// What the tables at the front of a disk say.
+#[derive(Debug, Clone, Default)]
+pub struct Partitions {
+    /// The GUID partition table.
+    pub gpt: Option<Gpt>,
+    /// All partitions of both tables; the one that only protects a GPT is none.
+    pub all: Vec<Partition>,
+}
+
+impl Partitions {
+    /// Reads the tables of `source`.
+    ///
+    /// # Errors
+    /// Those of reading the disk. A table that makes no sense is none.
+    pub fn read(source: &dyn BlockSource) -> Result<Partitions> {
+        let mut gpt = None;
+        for size in SECTOR_SIZES {
+            if gpt.is_none() {
+                gpt = Gpt::read(source, size.into())?;
+            }
+        }
+        let mut all = mbr::partitions(source, source.sector_size().into())?;
+        if let Some(gpt) = &gpt {
+            all.extend(gpt.partitions());
+        }
+        Ok(Partitions { gpt, all })
+    }
+}
+
+/// `len` bytes of `source` at `offset`, if it has them.
+fn bytes_at(source: &dyn BlockSource, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+    if offset
+        .checked_add(len)
+        .is_none_or(|end| end > source.size())
+    {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; len as usize];
+    read_guest(source, offset, &mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// What the user should know when the disk gets other sectors than it had.

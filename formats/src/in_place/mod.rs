@@ -1,0 +1,38 @@
+//! Files that are changed where they stand: what is written to them, and in which order.
+//!
+//! A change is a [`Plan`] first: steps as data, made without touching a file. What the files will say is known before
+//! anything is written ([`Plan::outcome`]), and every state in which a crash can leave them can be looked at
+//! ([`crash`]).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `file.rs` | a file that is open for writing, and locked |
+//! | `plan.rs` | steps, and carrying them out |
+//! | `planned.rs` | a file as it will be |
+//! | `crash.rs` | files in memory that remember what a crash would leave, for tests |
+
+pub mod crash;
+mod file;
+mod plan;
+mod planned;
+
+pub use file::InPlaceFile;
+pub use plan::{Plan, Step};
+
+use crate::error::Result;
+
+/// What is changed where it stands.
+pub trait InPlace: Send + Sync {
+    /// Writes all of `bytes` at `offset`, making the file longer where needed.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes the file exactly `len` bytes long; what is added reads as zeros.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Puts a file with this content in the place of the file, by its name: the old or the new one is there, whatever
+    /// happens. Nothing may be written to it afterwards.
+    fn replace(&self, bytes: &[u8]) -> Result<()>;
+
+    /// Returns when everything written so far is on stable storage.
+    fn sync(&self) -> Result<()>;
+}
