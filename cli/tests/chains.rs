@@ -294,6 +294,7 @@ fn a_layer_that_is_not_there_is_a_usage_error() {
     for arguments in [
         &["check", s(&tip), "--layer", "0"][..],
         &["convert", "--replace", s(&tip), "--layer", "0"],
+        &["resize", s(&tip), "1G", "--layer", "0"],
         &["info", "--chain", s(&tip), "--layer", "0"],
         &["digest", s(&tip), "--layer", "0", "--snapshot", "a"],
     ] {
@@ -421,6 +422,7 @@ fn all_images_of_a_chain_appear_or_none() {
         &["-O", "qcow2", "-B", "0.qcow2"],
         &["-O", "qcow2", "--layer", "0"],
         &["-O", "qcow2", "--salvage"],
+        &["-O", "qcow2", "--size", "1G"],
         &["-O", "qcow2", "--for", "azure"],
     ] {
         let done = keep(&none, options);

@@ -29,6 +29,11 @@ struct Answer {
 /// Runs the verb.
 pub fn run(arguments: &args::Resize) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.opening, false)?;
+    if context.layer.is_some() {
+        return Err(Error::usage("--layer", "goes with what reads a chain")
+            .hint("resize changes one file: name that of the layer")
+            .into());
+    }
     let job = Job {
         arguments,
         context: &context,
