@@ -112,3 +112,50 @@ fn a_read_only_folder_is_an_io_error() {
     assert!(output.stdout.is_empty(), "{}", text(&output));
     assert!(s(folder.path()).starts_with('/'));
 }
+
+#[test]
+fn a_full_disk_leaves_the_image_that_was_to_be_replaced() {
+    let folder = Folder::new();
+    let script = "mount -t tmpfs -o size=40m tmpfs \"$M\"; code=0
+         \"$D\" convert \"$F/disk.raw\" \"$M/web.vhd\" -O vhd -o subformat=fixed >/dev/null
+         before=$(sha256sum <\"$M/web.vhd\")
+         \"$D\" convert --replace \"$M/web.vhd\" -o subformat=dynamic --json || code=$?
+         [ \"$before\" = \"$(sha256sum <\"$M/web.vhd\")\" ]; ls -A \"$M\"; exit $code";
+    big_disk(folder.path());
+    let Some(output) = in_namespace(&folder, script) else {
+        return;
+    };
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{shown}");
+    let last = shown.lines().rfind(|line| line.ends_with(".vhd"));
+    assert_eq!(last, Some("web.vhd"), "{shown}");
+}
+
+#[test]
+fn a_delta_that_did_not_fit_is_applied_when_there_is_room() {
+    let folder = Folder::new();
+    big_disk(folder.path());
+    fs::write(folder.file("other.raw"), noise(2, 24 << 20)).expect("write");
+    for format in ["qcow2", "vhd", "vhdx", "raw"] {
+        let script = format!(
+            "mount -t tmpfs -o size=40m tmpfs \"$M\"; code=0
+             truncate -s 24M \"$F/empty.raw\"
+             \"$D\" convert \"$F/empty.raw\" \"$M/base.vhdx\" >/dev/null
+             \"$D\" convert \"$M/base.vhdx\" \"$M/copy.{format}\" --receipt >/dev/null
+             \"$D\" convert \"$F/disk.raw\" \"$M/child.vhdx\" -B base.vhdx >/dev/null
+             head -c 8000000 /dev/urandom >\"$M/ballast\"
+             \"$D\" apply \"$M/child.vhdx\" \"$M/copy.{format}\" --json || code=$?
+             [ $code = 4 ]; code=0
+             \"$D\" info \"$M/copy.{format}\" || code=$?
+             [ $code = 5 ]
+             mount -o remount,size=80m \"$M\"
+             \"$D\" apply \"$M/child.vhdx\" \"$M/copy.{format}\"
+             \"$D\" compare \"$M/copy.{format}\" \"$F/disk.raw\""
+        );
+        let Some(output) = in_namespace(&folder, &script) else {
+            return;
+        };
+        let shown = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{format}: {shown}");
+    }
+}

@@ -107,6 +107,8 @@ fn a_tip_and_a_middle_layer_go_into_what_they_stand_on() {
             run_ok(&["check", s(image)]);
         }
         assert_eq!(ids(middle), id, "{what}");
+        let chain_of = run_ok(&["info", "--chain", s(tip)]);
+        assert_eq!(chain_of.stderr, "", "{what}");
         // Again, and away with it.
         merge(tip, &["--remove"]);
         assert!(!tip.exists(), "{what}");

@@ -171,3 +171,37 @@ fn a_parent_of_another_format_by_id_is_refused() {
     let told = refused(&folder, &base, &[], 5);
     assert!(told.contains("tip.vhdx"), "{told}");
 }
+
+#[test]
+fn a_kill_leaves_the_old_image_or_the_new_one_under_its_name() {
+    let folder = Folder::new();
+    let raw = disk(&folder);
+    let mut random = common::noise(31, 400).into_iter();
+    for (name, old, new) in [
+        ("web.vhd", "subformat=fixed", "subformat=dynamic"),
+        ("web.qcow2", "cluster_size=64k", "cluster_size=4k"),
+        ("web.vhdx", "subformat=fixed", "subformat=dynamic"),
+    ] {
+        let image = folder.file(name);
+        convert(&raw, &image, &["-o", old]);
+        let content = guest_digest(&image, &[]);
+        for round in 0..12 {
+            let options = [new, old][round % 2];
+            let mut running = common::diskferry()
+                .args(["convert", "--replace", s(&image), "-o", options])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("diskferry");
+            let wait = 2 * u64::from(random.next().expect("a byte"));
+            std::thread::sleep(std::time::Duration::from_millis(wait));
+            let _ = running.kill();
+            running.wait().expect("its end");
+            assert_eq!(guest_digest(&image, &[]), content, "{name} after {wait} ms");
+            run_ok(&["check", s(&image)]);
+        }
+        fs::remove_file(&image).expect("remove");
+    }
+    // Of what was killed nothing is left where the file system knows files without names.
+    assert!(fs::read_dir(folder.path()).expect("list").count() <= 2);
+}

@@ -225,6 +225,11 @@ impl Job<'_> {
             if let Some(doubt) = found.target.doubt(&now) {
                 return Err(self.unknown(format!("it is not as it was left: {doubt}")));
             }
+            if tip(copy)?.storage.is_device() {
+                report::note(
+                    "whether anybody wrote to the device since it was converted is not known",
+                );
+            }
         }
         let applied = found.map(|found| found.applied).unwrap_or_default();
         let unknown = Origin {

@@ -1,7 +1,9 @@
 //! `merge`: a delta into its own parent.
 
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use formats::open::children_beside;
 use formats::{Error, Ids, LayerFile, OpenContext, open_storage};
@@ -38,7 +40,7 @@ struct Bytes {
 pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
     let context = open::context(&arguments.opening, false)?;
     let started = Instant::now();
-    let (delta, _) = open_delta(
+    let (delta, reference) = open_delta(
         &arguments.child,
         arguments.source_format.as_deref(),
         &context,
@@ -67,8 +69,9 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
             .layers
             .first()
             .map_or(Ok(()), |tip| tip.storage.check_unchanged())?;
-        if arguments.remove {
-            remove(&delta)?;
+        match arguments.remove {
+            true => remove(&delta)?,
+            false => keep_time(&parent_path, reference.modified)?,
         }
     }
     let answer = Answer {
@@ -154,6 +157,19 @@ fn refuse_grandchildren(delta: &LayerFile, context: &OpenContext) -> Result<(), 
             .in_file(&delta.path)
             .into()),
     }
+}
+
+/// Gives the parent the time at which it was last written to by what the delta knows: Hyper-V takes no other one.
+fn keep_time(parent: &Path, modified: Option<u64>) -> Result<(), Failure> {
+    let Some(seconds) = modified else {
+        return Ok(());
+    };
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    let kept = File::options().write(true).open(parent).and_then(|file| {
+        time.map_or(Ok(()), |time| file.set_modified(time))?;
+        file.sync_all()
+    });
+    Ok(kept.map_err(|e| Error::io("set the time", e).in_file(parent))?)
 }
 
 /// Removes the files of the delta, the one that was named first: without it the others are nothing.
