@@ -159,15 +159,19 @@ mod tests {
         let disk = RawSource::new(Arc::new(MemoryStorage::new(vec![1; 100])));
         let ranges = [5..10, 10..12, 19..41, 90..95];
         let all = Allocation::new(&ranges, Arc::new(disk));
-        assert_eq!(all.around(&(5..20)), vec![5..20]);
+        let gaps = |all: &Allocation, part: Range<u64>| -> Vec<(u64, u64)> {
+            let gaps = all.around(&part).into_iter();
+            gaps.map(|gap| (gap.start, gap.end)).collect()
+        };
+        assert_eq!(gaps(&all, 5..20), [(5, 20)]);
         let all = Allocation {
             is_given_up: true,
             ..all
         };
         assert_eq!(all.units(10).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 9]);
         assert_eq!(all.within(&(10..20)).collect::<Vec<_>>(), [10..12, 19..20]);
-        assert_eq!(all.around(&(0..20)), [0..5, 12..19]);
-        assert_eq!(all.around(&(90..110)), [95..100]);
-        assert_eq!(all.around(&(20..40)), []);
+        assert_eq!(gaps(&all, 0..20), [(0, 5), (12, 19)]);
+        assert_eq!(gaps(&all, 90..110), [(95, 100)]);
+        assert_eq!(gaps(&all, 20..40), []);
     }
 }

@@ -32,7 +32,7 @@ const TEMPORARY: u32 = 1;
 const RESERVED: u32 = 2;
 
 /// 2000-01-01T00:00:00Z in seconds since 1970: where VHD's time starts.
-pub(super) const EPOCH: u64 = 946_684_800;
+const EPOCH: u64 = 946_684_800;
 
 /// The footer as it stands on disk.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
