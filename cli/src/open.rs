@@ -68,11 +68,23 @@ pub fn image(
     format_name: Option<&str>,
     context: &OpenContext,
 ) -> Result<Image, Failure> {
-    Ok(said(formats::open(path, format(format_name)?, context)?))
+    crate::receipt::refuse_half_applied(path)?;
+    said(formats::open(path, format(format_name)?, context)?)
 }
 
 /// The image, after its warnings were printed.
-pub fn said(image: Image) -> Image {
+///
+/// # Errors
+/// `Refused` when a delta is half applied to one of its layers.
+pub fn said(image: Image) -> Result<Image, Failure> {
+    for layer in &image.layers {
+        crate::receipt::refuse_half_applied(&layer.path)?;
+    }
+    Ok(said_half_applied(image))
+}
+
+/// The same, also while a delta is half applied to it.
+pub fn said_half_applied(image: Image) -> Image {
     for layer in &image.layers {
         for warning in &layer.info.warnings {
             crate::report::warning(&format!("{}: {warning}", layer.path.display()));

@@ -22,7 +22,7 @@ const LENGTH_MAX: u64 = 1 << 20;
 const VERSION: u32 = 1;
 
 /// What is known of a copy.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The version of receipts.
     pub receipt: u32,
@@ -32,6 +32,9 @@ pub struct Receipt {
     pub target: Copy,
     /// The delta that is being applied. As long as it stands here, the copy is half of this and half of that.
     pub applying: Option<Origin>,
+    /// Whether the copy becomes smaller if that delta is.
+    #[serde(default)]
+    pub shrinks: bool,
     /// The deltas that were applied, the last one last.
     pub applied: Vec<Origin>,
 }
@@ -75,6 +78,9 @@ pub struct CopyFile {
     pub length: u64,
     /// When it was last written, in nanoseconds since 1970.
     pub modified_ns: Option<i64>,
+    /// Its number in the file system: another file of this name is another copy.
+    #[serde(default)]
+    pub inode: Option<u64>,
 }
 
 impl Origin {
@@ -95,6 +101,16 @@ impl Origin {
         }
     }
 
+    /// Whether `now` is the same delta in the same state.
+    pub fn is_same_delta(&self, now: &Origin) -> bool {
+        let is_named = match &self.identity {
+            Some(id) => now.identity.as_ref() == Some(id),
+            None => now.identity.is_none() && self.file == now.file,
+        };
+        let state = |delta: &Origin| (delta.length, delta.modified_ns, delta.size);
+        is_named && state(self) == state(now)
+    }
+
     /// Whether `layer` is this very file, and nobody wrote to it since.
     pub fn is_still(&self, layer: &LayerFile) -> bool {
         let now = Origin::of(layer, self.size, self.digest.clone());
@@ -103,8 +119,8 @@ impl Origin {
 
     /// Why this is not known to be what `parent` names, if it is not.
     pub fn doubt(&self, parent: &ParentReference) -> Option<String> {
-        if parent.identities.is_empty() {
-            let why = "the delta does not say by an id which image it stands on, and the file that it names is not \
+        if !says_state(&self.format, parent) {
+            let why = "the delta does not say which state of an image it stands on, and the file that it names is not \
                        there, or is not the one that was copied, as it was then";
             return Some(why.to_owned());
         }
@@ -149,6 +165,7 @@ impl Copy {
                     .into_owned(),
                 length: file.len(),
                 modified_ns: modified_ns(&meta),
+                inode: Some(meta.ino()),
             });
         }
         Ok(Copy {
@@ -156,6 +173,15 @@ impl Copy {
             size: layer.source.size(),
             files,
         })
+    }
+
+    /// Whether `now` is in the same files, whatever is in them.
+    pub fn has_files_of(&self, now: &Copy) -> bool {
+        let files = |copy: &Copy| -> Vec<_> {
+            let files = copy.files.iter();
+            files.map(|file| (file.name.clone(), file.inode)).collect()
+        };
+        self.format == now.format && files(self) == files(now)
     }
 
     /// Why `now` is not as it was left, if it is not.
@@ -182,6 +208,12 @@ impl Copy {
     }
 }
 
+/// Whether a delta says in which state its parent has to be. A VHD and a VDI keep their ids when they are written to.
+pub fn says_state(format: &str, parent: &ParentReference) -> bool {
+    let keeps_id = matches!(format, "vhd" | "vdi");
+    !parent.identities.is_empty() && (!keeps_id || parent.modified.is_some())
+}
+
 fn modified_ns(meta: &fs::Metadata) -> Option<i64> {
     let ns = meta.mtime().checked_mul(1_000_000_000)?;
     ns.checked_add(meta.mtime_nsec()).filter(|_| meta.is_file())
@@ -189,9 +221,26 @@ fn modified_ns(meta: &fs::Metadata) -> Option<i64> {
 
 /// Where the receipt of the image at `path` is, if nobody says otherwise.
 pub fn beside(path: &Path) -> PathBuf {
+    // Behind a link is the same image.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(EXTENSION);
     path.with_file_name(name)
+}
+
+/// Fails when something that is no receipt has the name that one is to get.
+///
+/// # Errors
+/// `Refused`.
+pub fn refuse_other_file(path: &Path) -> Result<(), Failure> {
+    match (fs::symlink_metadata(path), read(path)) {
+        (Err(e), _) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        (Ok(meta), Ok(Some(_))) if meta.is_file() => Ok(()),
+        _ => Err(Error::refused("receipt", "another file has this name")
+            .hint("give the receipt another name with --receipt=FILE")
+            .in_file(path)
+            .into()),
+    }
 }
 
 /// The receipt in the file at `path`, if there is one.
@@ -231,6 +280,7 @@ impl Receipt {
             source,
             target,
             applying: None,
+            shrinks: true,
             applied: Vec::new(),
         }
     }

@@ -143,7 +143,7 @@ pub fn disk_or_image(
         return disk_of(&opened, machine, disk, context);
     }
     let image = formats::open_storage(found.file, found.format, context)?;
-    let mut image = open::said(image);
+    let mut image = open::said(image)?;
     if !image
         .storages
         .iter()

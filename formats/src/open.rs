@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chain::{Walk, check_chain, check_identity, is_same_file};
-use crate::driver::{
-    DRIVERS, Format, Layer, LayerChoice, LayerInfo, OpenContext, ParentReference, driver,
-};
+use crate::driver::{Format, Layer, LayerChoice, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, Result};
 use crate::options::Backing;
 use crate::probe::probe;
@@ -308,14 +306,12 @@ pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    // Any format may stand on any other (qcow2).
-    let extensions: Vec<&str> = DRIVERS
-        .iter()
-        .flat_map(|d| d.extensions())
-        .copied()
-        .collect();
-    for name in context.references.files_around(&parent.path, &extensions)? {
+    // Overlays are called anything ("web.snap1"), and any format may stand on any other (qcow2).
+    for name in context.references.files_around(&parent.path, &[])? {
         let path = parent.path.with_file_name(&name);
+        if !std::fs::metadata(&path).map_or(true, |meta| meta.is_file()) {
+            continue;
+        }
         let alone = OpenContext {
             locked: true,
             ..context.clone()
@@ -334,10 +330,17 @@ pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<
             continue;
         }
         let Some(reference) = reference else { continue };
-        let last = |name: &String| name.rsplit(['/', '\\']).next() == Some(&*own);
+        let names_it = |name: &String| {
+            let bare = name.strip_prefix("file:").unwrap_or(name);
+            let found = context.references.open(&path, bare, reference.structure);
+            bare.rsplit(['/', '\\']).next() == Some(&*own)
+                || name.starts_with("json:") && name.contains(&*own)
+                // Under another name: a link.
+                || found.is_ok_and(|file| is_same_file(&file, &parent.storage))
+        };
         let is_meant = match parent.info.identity {
             Some(id) if !reference.identities.is_empty() => reference.identities.contains(&id),
-            _ => reference.names.iter().any(last),
+            _ => reference.names.iter().any(names_it),
         };
         if is_meant {
             children.push(Child {

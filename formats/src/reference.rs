@@ -145,7 +145,7 @@ impl ReferencePolicy {
         Ok(Arc::new(FileStorage::from_file(file, &real)?))
     }
 
-    /// The files with one of `extensions` beside `image` and directly in the allowed folders, in a fixed order: where a
+    /// The files with one of `extensions` (all, if there is none) beside `image` and directly in the allowed folders, in a fixed order: where a
     /// parent can be that has no name. Each still has to go through [`ReferencePolicy::open`].
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl ReferencePolicy {
     pub(crate) fn files_around(&self, image: &Path, extensions: &[&str]) -> Result<Vec<OsString>> {
         let is_wanted = |name: &OsStr| {
             let extension = Path::new(name).extension().unwrap_or_default();
-            extensions.iter().any(|e| extension.eq_ignore_ascii_case(e))
+            extensions.is_empty() || extensions.iter().any(|e| extension.eq_ignore_ascii_case(e))
         };
         if let Some(given) = &self.given {
             let mut names: Vec<_> = given.keys().filter(|n| is_wanted(n)).cloned().collect();

@@ -66,7 +66,7 @@ pub struct Convert {
     pub digest: Option<DigestAlgorithm>,
     /// Write down what DST was made from, so that "apply" can bring a delta on SRC after it: into DST.receipt.json, or into
     /// this file
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = ["replace", "backing", "size", "salvage"])]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = ["replace", "backing", "size", "salvage", "layer", "snapshot"])]
     pub receipt: Option<Option<PathBuf>>,
     /// Replace DST if it exists
     #[arg(long)]

@@ -43,6 +43,7 @@ struct Bytes {
 
 /// Runs the verb.
 pub fn run(arguments: &args::Apply) -> Result<ExitCode, Failure> {
+    refuse_parts(&arguments.opening)?;
     let context = open::context(&arguments.opening, false)?;
     let started = Instant::now();
     let (delta, parent) = open_delta(
@@ -58,11 +59,18 @@ pub fn run(arguments: &args::Apply) -> Result<ExitCode, Failure> {
     };
     let copy = job.open_copy()?;
     let work = Work::new(None)?;
-    let mut receipt = job.known(&copy, &work)?;
-    let amount = delta::amount(delta.source.as_ref())?;
+    let known = job.known(&copy, &work)?;
+    let has_receipt = known.receipt.is_some() || known.found.is_some();
+    let amount = match known.is_done {
+        true => Amount::default(),
+        false => delta::amount(delta.source.as_ref())?,
+    };
     let size = delta.source.size();
-    if !arguments.dry_run {
-        job.carry_out(copy, receipt.as_mut(), &work)?;
+    if !known.is_done {
+        job.check(&copy)?;
+    }
+    if !arguments.dry_run && !known.is_done {
+        job.carry_out(copy, known, &work)?;
     }
     let answer = Answer {
         delta: arguments.child.display().to_string(),
@@ -77,7 +85,7 @@ pub fn run(arguments: &args::Apply) -> Result<ExitCode, Failure> {
         dry_run: arguments.dry_run,
         receipt: job
             .receipt_path()
-            .filter(|_| receipt.is_some())
+            .filter(|_| has_receipt)
             .map(|path| path.display().to_string()),
     };
     match arguments.output.json {
@@ -85,6 +93,23 @@ pub fn run(arguments: &args::Apply) -> Result<ExitCode, Failure> {
         false => report::text(&text(&answer, &amount))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails when something else than the present state of a whole image is asked for.
+///
+/// # Errors
+/// `Usage`.
+pub fn refuse_parts(opening: &args::Opening) -> Result<(), Failure> {
+    let option = match (&opening.snapshot, &opening.layer) {
+        (Some(_), _) => "--snapshot",
+        (None, Some(_)) => "--layer",
+        (None, None) => return Ok(()),
+    };
+    Err(Error::usage(
+        option,
+        "is for reading: what is written to is the image as it is",
+    )
+    .into())
 }
 
 /// The delta in the file at `path`, alone, and what it says of the image that it stands on.
@@ -126,6 +151,9 @@ fn refuse_use(storage: &dyn Storage) -> Result<(), Failure> {
     }
 }
 
+/// Bytes by which formats round the size of a disk up, at most.
+const ROUNDING: u64 = 1 << 20;
+
 struct Job<'a> {
     arguments: &'a args::Apply,
     context: &'a OpenContext,
@@ -149,13 +177,28 @@ impl Job<'_> {
             ..self.context.clone()
         };
         let image = formats::open_storage(found.file, found.format, &present)?;
-        let image = open::said(image);
+        let image = open::said_half_applied(image);
         let layer = tip(&image)?;
         if image.layers.len() > 1 {
             return Err(Error::refused("COPY", "stands on another image")
                 .hint("convert it into an image of its own first")
                 .in_file(path)
                 .into());
+        }
+        let id = layer.storage.file_id();
+        let chain = formats::open_storage(
+            self.delta.storage.clone(),
+            Some(self.delta.info.format),
+            self.context,
+        );
+        let mut parents = chain.iter().flat_map(|chain| chain.layers.iter().skip(1));
+        if parents.any(|parent| id.is_some() && parent.storage.file_id() == id) {
+            return Err(
+                Error::refused("COPY", "is what the delta stands on, no copy of it")
+                    .hint("\"merge\" writes a delta into its own parent")
+                    .in_file(path)
+                    .into(),
+            );
         }
         if layer.storage.file_id() == self.delta.storage.file_id() {
             return Err(Error::refused("COPY", "is the delta itself")
@@ -183,25 +226,47 @@ impl Job<'_> {
     }
 
     /// The receipt to go on with, when it is known that COPY is one of the delta's parent.
-    fn known(&self, copy: &Image, work: &Work) -> Result<Option<Receipt>, Failure> {
+    fn known(&self, copy: &Image, work: &Work) -> Result<Known, Failure> {
         let path = self.receipt_path();
         let found = path.as_deref().map(receipt::read).transpose()?.flatten();
         let own = Origin::of(self.delta, self.delta.source.size(), None);
         let now = Copy::of(tip(copy)?)?;
-        if let Some(begun) = found.as_ref().and_then(|found| found.applying.as_ref()) {
-            let is_same = begun.file == own.file
-                || begun.identity.is_some() && begun.identity == own.identity;
-            if !is_same {
-                return Err(
-                    Error::refused("COPY", "another delta was applied to it only in part")
-                        .found(begun.file.display())
-                        .hint("finish that one first, or make the copy anew")
-                        .in_file(&self.arguments.copy)
-                        .into(),
-                );
+        if let Some((receipt, begun)) = found
+            .as_ref()
+            .and_then(|found| Some((found, found.applying.as_ref()?)))
+        {
+            if !receipt.target.has_files_of(&now) {
+                let why = "a delta was applied only in part to an image that was in its place";
+                return Err(self.unknown(why.to_owned()));
+            }
+            if !begun.is_same_delta(&own) {
+                return Err(Error::refused(
+                    "COPY",
+                    "another delta, or another state of it, was applied only in part",
+                )
+                .found(begun.file.display())
+                .hint("finish that one first, or make the copy anew")
+                .in_file(&self.arguments.copy)
+                .into());
             }
             report::note("going on with what was interrupted");
-            return Ok(found);
+            return Ok(Known {
+                receipt: found.clone(),
+                found,
+                is_done: false,
+            });
+        }
+        let last = found.as_ref().and_then(|found| found.applied.last());
+        if let (Some(receipt), Some(last)) = (&found, last)
+            && last.is_same_delta(&own)
+            && receipt.target.doubt(&now).is_none()
+        {
+            report::note("all of the delta is in the copy already");
+            return Ok(Known {
+                receipt: None,
+                found,
+                is_done: true,
+            });
         }
         if let Some(parent) = &self.arguments.parent {
             if path.is_none() {
@@ -217,9 +282,9 @@ impl Job<'_> {
             let Some(found) = &found else {
                 return Err(self.unknown("there is no receipt of it".to_owned()));
             };
-            if let Some(doubt) = found.source.doubt(self.parent)
-                && !self.is_beside(&found.source)
-            {
+            let is_here = !receipt::says_state(&found.source.format, self.parent)
+                && self.is_beside(&found.source);
+            if let Some(doubt) = found.source.doubt(self.parent).filter(|_| !is_here) {
                 return Err(self.unknown(doubt));
             }
             if let Some(doubt) = found.target.doubt(&now) {
@@ -231,7 +296,6 @@ impl Job<'_> {
                 );
             }
         }
-        let applied = found.map(|found| found.applied).unwrap_or_default();
         let unknown = Origin {
             file: PathBuf::new(),
             format: String::new(),
@@ -241,10 +305,18 @@ impl Job<'_> {
             modified_ns: None,
             digest: None,
         };
-        Ok(path.map(|_| Receipt {
-            applied,
+        let applied = found.as_ref().map(|found| found.applied.clone());
+        let receipt = path.map(|_| Receipt {
+            applied: applied.unwrap_or_default(),
+            // How large the image was that COPY was made from nobody said.
+            shrinks: !self.arguments.trust,
             ..Receipt::new(unknown, now)
-        }))
+        });
+        Ok(Known {
+            receipt,
+            found,
+            is_done: false,
+        })
     }
 
     /// Whether the file that a delta without ids names is the one that was copied, unchanged since.
@@ -253,7 +325,7 @@ impl Job<'_> {
         let format = Some(self.delta.info.format);
         let chain = formats::open_storage(storage, format, self.context);
         let is_it = |chain: &Image| chain.layers.get(1).is_some_and(|l| source.is_still(l));
-        self.parent.identities.is_empty() && chain.as_ref().is_ok_and(is_it)
+        chain.as_ref().is_ok_and(is_it)
     }
 
     fn unknown(&self, why: String) -> Failure {
@@ -272,9 +344,29 @@ impl Job<'_> {
     fn compare(&self, path: &Path, copy: &Image, work: &Work) -> Result<(), Failure> {
         let parent = open::image(path, None, self.context)?;
         self.parent.check(tip(&parent)?)?;
-        // A device may be larger.
-        let held: Arc<dyn BlockSource> = match copy.source.size() > parent.source.size() {
-            true => Arc::new(Window::new(copy.source.clone(), parent.source.size())),
+        let mut own = parent.layers.iter().map(|layer| layer.storage.file_id());
+        let copy_file = tip(copy)?.storage.file_id();
+        if own.any(|id| id.is_some() && id == copy_file) {
+            return Err(
+                Error::refused("COPY", "is the parent itself, no copy of it")
+                    .hint("\"merge\" writes a delta into its own parent")
+                    .in_file(&self.arguments.copy)
+                    .into(),
+            );
+        }
+        let is_device = tip(copy)?.storage.is_device();
+        let (size, copied) = (parent.source.size(), copy.source.size());
+        if !is_device && copied > size.saturating_add(ROUNDING) {
+            return Err(Error::refused("COPY", "is larger than the parent")
+                .found(format!("{copied} bytes"))
+                .expected(format!("{size} bytes"))
+                .hint("--trust leaves it as large as it is")
+                .in_file(&self.arguments.copy)
+                .into());
+        }
+        // Behind the disk, a device may hold anything.
+        let held: Arc<dyn BlockSource> = match is_device && copied > size {
+            true => Arc::new(Window::new(copy.source.clone(), size)),
             false => copy.source.clone(),
         };
         let comparison = work.watched(&self.arguments.output, |setting| {
@@ -295,60 +387,131 @@ impl Job<'_> {
         }
     }
 
-    fn carry_out(
-        &self,
-        copy: Image,
-        mut receipt: Option<&mut Receipt>,
-        work: &Work,
-    ) -> Result<(), Failure> {
-        let path = self.receipt_path();
-        let save = |receipt: &Option<&mut Receipt>| match (receipt, &path) {
-            (Some(receipt), Some(path)) => receipt.write(path),
-            _ => Ok(()),
-        };
+    /// Fails when it can be told before that something will not go.
+    fn check(&self, copy: &Image) -> Result<(), Failure> {
         let size = self.delta.source.size();
-        let device_len = tip(&copy)?.storage.len();
-        if tip(&copy)?.storage.is_device() && device_len < size {
+        let (layer, now) = (tip(copy)?, copy.source.size());
+        if layer.storage.is_device() && now < size {
             return Err(Error::refused("COPY", "the device is too small")
-                .found(format!("{device_len} bytes"))
+                .found(format!("{now} bytes"))
                 .expected(format!("{size} bytes"))
                 .in_file(&self.arguments.copy)
                 .into());
         }
-        let own = Origin::of(self.delta, size, None);
+        if now < size {
+            plan_with(copy, size, Ids::New, self.context)?;
+        }
+        Ok(delta::check(self.delta.source.as_ref(), copy, Ids::New)?)
+    }
+
+    fn carry_out(&self, copy: Image, known: Known, work: &Work) -> Result<(), Failure> {
         let layer = tip(&copy)?;
         let place = InFiles {
             path: layer.path.clone(),
             format: layer.info.format,
             context: self.context,
         };
-        drop(copy);
-        let mut copy = Changing::new(&place)?;
-        if let Some(receipt) = &mut receipt {
-            receipt.applying = Some(own.clone());
-        }
-        save(&receipt)?;
-        fit(&mut copy, size, self.context, (Ids::New, true))?;
+        let mut changing = Changing::new(&place)?;
+        // What is known of it was true before it was locked.
+        copy.check_unchanged()?;
+        let mut records = Records::new(self, known)?;
+        let size = self.delta.source.size();
+        let own = Origin::of(self.delta, size, None);
+        records.begin(own)?;
+        fit(&mut changing, size, self.context, (Ids::New, true))?;
         let delta = self.delta.source.clone();
         work.watched(&self.arguments.output, |setting| {
-            delta::write(delta.as_ref(), &mut copy, Ids::New, setting)?;
-            copy.reopen()?;
+            delta::write(delta.as_ref(), &mut changing, Ids::New, setting)?;
+            changing.reopen()?;
             if self.arguments.verify {
                 setting.progress.set_verifying();
-                delta::verify(delta.as_ref(), copy.image().source.as_ref(), setting)?;
+                let image = changing.image().source.clone();
+                delta::verify(delta.as_ref(), image.as_ref(), setting)?;
             }
             Ok::<_, transfer::Error>(())
         })?;
         self.delta.storage.check_unchanged()?;
-        fit(&mut copy, size, self.context, (Ids::New, false))?;
-        copy.sync()?;
-        if let Some(receipt) = &mut receipt {
-            receipt.target = Copy::of(copy.layer()?)?;
-            receipt.source = own.clone();
-            receipt.applying = None;
-            receipt.applied.push(own);
+        if records.shrinks() {
+            fit(&mut changing, size, self.context, (Ids::New, false))?;
+        } else if changing.image().source.size() > size {
+            report::note("COPY stays larger than the disk of the delta");
         }
-        save(&receipt)
+        changing.sync()?;
+        records.end(changing.layer()?)
+    }
+}
+
+/// What is known of COPY.
+struct Known {
+    /// The receipt as it was found.
+    found: Option<Receipt>,
+    /// The one to go on with; none where there is no place for one.
+    receipt: Option<Receipt>,
+    /// Whether all of the delta is in it already.
+    is_done: bool,
+}
+
+/// The receipt, and its copy beside COPY where it is elsewhere: whoever opens COPY looks there.
+struct Records {
+    receipt: Option<Receipt>,
+    path: Option<PathBuf>,
+    mark: Option<PathBuf>,
+}
+
+impl Records {
+    fn new(job: &Job<'_>, known: Known) -> Result<Records, Failure> {
+        let path = job.receipt_path();
+        let now = path.as_deref().map(receipt::read).transpose()?.flatten();
+        if now != known.found {
+            return Err(Error::refused(
+                "receipt",
+                "changed meanwhile: somebody else applies a delta",
+            )
+            .in_file(&job.arguments.copy)
+            .into());
+        }
+        let copy = &job.arguments.copy;
+        let beside = receipt::beside(copy);
+        let mark = (copy.is_file() && path.as_ref() != Some(&beside)).then_some(beside);
+        Ok(Records {
+            receipt: known.receipt,
+            path,
+            mark,
+        })
+    }
+
+    fn begin(&mut self, delta: Origin) -> Result<(), Failure> {
+        if let Some(receipt) = &mut self.receipt {
+            receipt.applying = Some(delta);
+        }
+        let (Some(receipt), Some(path)) = (&self.receipt, &self.path) else {
+            return Ok(());
+        };
+        receipt.write(path)?;
+        self.mark
+            .as_ref()
+            .map_or(Ok(()), |mark| receipt.write(mark))
+    }
+
+    fn shrinks(&self) -> bool {
+        self.receipt.as_ref().is_some_and(|receipt| receipt.shrinks)
+    }
+
+    fn end(&mut self, copy: &LayerFile) -> Result<(), Failure> {
+        let (Some(receipt), Some(path)) = (&mut self.receipt, &self.path) else {
+            return Ok(());
+        };
+        receipt.target = Copy::of(copy)?;
+        if let Some(delta) = receipt.applying.take() {
+            receipt.source = delta.clone();
+            receipt.applied.push(delta);
+        }
+        receipt.write(path)?;
+        let Some(mark) = &self.mark else {
+            return Ok(());
+        };
+        let removed = std::fs::remove_file(mark);
+        Ok(removed.map_err(|e| Error::io("remove", e).in_file(mark))?)
     }
 }
 

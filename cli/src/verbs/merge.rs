@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use formats::open::children_beside;
-use formats::{Error, Ids, LayerFile, OpenContext, open_storage};
+use formats::{Detail, Error, Ids, LayerFile, OpenContext, open_storage};
 use serde::Serialize;
 use transfer::delta::{self, Changing, InFiles};
 
-use super::apply::{fit, open_delta};
+use super::apply::{fit, open_delta, refuse_parts};
 use crate::args;
 use crate::changeable::refuse_damage;
 use crate::failure::Failure;
@@ -38,13 +38,18 @@ struct Bytes {
 
 /// Runs the verb.
 pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
-    let context = open::context(&arguments.opening, false)?;
+    refuse_parts(&arguments.opening)?;
+    let context = OpenContext {
+        detailed: true,
+        ..open::context(&arguments.opening, false)?
+    };
     let started = Instant::now();
     let (delta, reference) = open_delta(
         &arguments.child,
         arguments.source_format.as_deref(),
         &context,
     )?;
+    refuse_snapshots(&delta)?;
     let format = Some(delta.info.format);
     // The whole chain: that it is one is known then.
     let chain = open_storage(delta.storage.clone(), format, &context)?;
@@ -103,6 +108,7 @@ fn carry_out(
     let size = delta.source.size();
     let work = Work::new(None)?;
     let mut parent = Changing::new(place)?;
+    delta::check(delta.source.as_ref(), parent.image(), Ids::Kept)?;
     fit(&mut parent, size, context, (Ids::Kept, true))?;
     work.watched(&arguments.output, |setting| {
         // The ids stay: at any moment the delta shows the same disk on it.
@@ -143,6 +149,23 @@ fn refuse_siblings(
             .hint("that one would show something else: convert it into an image of its own first, or remove it")
             .in_file(&parent.path)
             .into()),
+    }
+}
+
+/// A snapshot inside of the delta stands on the parent as it was.
+fn refuse_snapshots(delta: &LayerFile) -> Result<(), Failure> {
+    let details = delta.info.details.iter();
+    let is_there = |detail: &Detail| matches!(detail, Detail::Records(all) if !all.is_empty());
+    let mut snapshots = details.filter(|(name, detail)| *name == "snapshots" && is_there(detail));
+    match snapshots.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::refused(
+            "CHILD",
+            "has internal snapshots, which would show something else",
+        )
+        .hint("delete them, or convert them (--snapshot) before")
+        .in_file(&delta.path)
+        .into()),
     }
 }
 

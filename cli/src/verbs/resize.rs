@@ -51,7 +51,7 @@ pub fn run(arguments: &args::Resize) -> Result<ExitCode, Failure> {
     refuse_children(tip(&image)?, &context)?;
     refuse_damage(tip(&image)?, &context)?;
     let format = tip(&image)?.info.format;
-    let image = open::said(image);
+    let image = open::said(image)?;
     let plan = plan(&image, wanted, &context)?;
     let mut notes = plan.notes.clone();
     if plan.size != wanted {

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Plan;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::open::LayerFile;
+use crate::resize::place_of;
 use crate::source::{BlockSource, Mapping, mapped, run_at};
 
 /// A disk that a plan copies from.
@@ -136,6 +138,29 @@ impl<'a> Allocation<'a> {
                 let run = mapped(layer, at, gap.end - at)?;
                 if !matches!(run.mapping, Mapping::Stored { .. }) {
                     self.copy(plan, at, place + (at - unit.start), run.len);
+                }
+                at += run.len;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when anything that is to be overwritten has no place in `layer`: where nobody can give it one.
+    ///
+    /// # Errors
+    /// `Unsupported`; those of the map.
+    pub fn check_places(&self, layer: &LayerFile) -> Result<()> {
+        for range in self.ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let run = mapped(layer.source.as_ref(), at, range.end - at)?;
+                if place_of(layer, &run).is_none() {
+                    return Err(Error::unsupported(
+                        "image",
+                        "this kind of image gets no new blocks where it stands",
+                    )
+                    .found(format!("nothing at byte {at} of the disk"))
+                    .hint("convert it to another kind"));
                 }
                 at += run.len;
             }

@@ -17,7 +17,7 @@ pub fn allocate(layer: &LayerFile, wanted: &Allocation) -> Result<Plan> {
     let storage = &layer.storage;
     let mut plan = Plan::new(layer.source.size());
     if Kind::read(storage.as_ref())? != Kind::Hosted {
-        return Ok(plan);
+        return wanted.check_places(layer).map(|()| plan);
     }
     let header = SparseHeader::parse(&read_array(storage.as_ref(), 0)?)?;
     let Some(directory) = header.directory.filter(|_| !header.is_compressed()) else {

@@ -21,4 +21,4 @@ mod write;
 
 pub use changing::{Changing, InFiles, Place};
 pub use pieces::{Amount, Piece, Pieces, amount};
-pub use write::{verify, write};
+pub use write::{check, verify, write};

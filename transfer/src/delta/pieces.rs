@@ -5,6 +5,9 @@ use std::ops::Range;
 use formats::source::run_at;
 use formats::{BlockSource, Mapping, Result, Run};
 
+/// Bytes that a piece has at most: what is done to one takes memory.
+const LONGEST: u64 = 256 << 20;
+
 /// A range that a delta defines in one way.
 #[derive(Debug, Clone)]
 pub struct Piece {
@@ -65,7 +68,7 @@ impl<'d> Pieces<'d> {
     fn found(&mut self) -> Result<Option<Piece>> {
         while self.next < self.end {
             let offset = self.next;
-            let run = run_at(self.delta, offset, self.end - offset)?;
+            let run = run_at(self.delta, offset, (self.end - offset).min(LONGEST))?;
             self.next = offset.saturating_add(run.len);
             if !matches!(run.mapping, Mapping::Absent) {
                 return Ok(Some(Piece { offset, run }));

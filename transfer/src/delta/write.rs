@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use formats::resize::{allocate_all, place_of};
 use formats::source::{mapped, run_at};
 use formats::target::PART;
-use formats::{Allocation, BlockSource, Ids, InPlace, Run, RunReader};
+use formats::{Allocation, BlockSource, Ids, Image, InPlace, Plan, Run, RunReader};
 
 use super::{Amount, Changing, Piece, Pieces};
 use crate::error::{Error, Result};
@@ -18,8 +18,8 @@ const BUFFER: u64 = 1 << 20;
 /// Pieces that get their places together.
 const PIECES: usize = 1 << 14;
 
-/// Bytes of data that get their places together.
-const BYTES: u64 = 1 << 30;
+/// Bytes that get their places together.
+const BYTES: u64 = 256 << 20;
 
 /// Writes what `delta` defines into `image`, which is at least as large. What is interrupted is finished by being done
 /// again. `ids` says whether others may go on taking the image for what it was.
@@ -59,6 +59,22 @@ pub fn write(
     }
     image.sync()?;
     Ok(written)
+}
+
+/// Fails when `image`, as it is, cannot take all that `delta` defines. Nothing is written. What lies behind the end of the
+/// image is not looked at: it gets its room first.
+///
+/// # Errors
+/// As [`write`].
+pub fn check(delta: &dyn BlockSource, image: &Image, ids: Ids) -> Result<()> {
+    let mut pieces = Pieces::new(delta, image.source.size());
+    loop {
+        let (batch, is_last) = batch(&mut pieces)?;
+        plan(&batch, image, ids)?;
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 /// Reads back what `delta` defines from `image`, and fails where it is something else.
@@ -108,27 +124,14 @@ fn batch(pieces: &mut Pieces<'_>) -> Result<(Vec<Piece>, bool)> {
         let Some(piece) = pieces.next().transpose()? else {
             return Ok((batch, true));
         };
-        if !piece.is_zero() {
-            bytes += piece.run.len;
-        }
+        bytes += piece.run.len;
         batch.push(piece);
     }
     Ok((batch, false))
 }
 
 fn write_batch(batch: &[Piece], image: &mut Changing<'_>, ids: Ids) -> Result<()> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for piece in batch {
-        match piece.is_zero() {
-            true => unlike_zero(image, &piece.range(), &mut ranges)?,
-            false => join(&mut ranges, piece.range()),
-        }
-    }
-    let content = image.image().source.clone();
-    let mut wanted = Allocation::new(&ranges, content);
-    wanted.is_given_up = true;
-    wanted.ids = ids;
-    let plan = allocate_all(image.image(), &wanted)?;
+    let plan = plan(batch, image.image(), ids)?;
     image.carry_out(&plan)?;
     let mut reader = RunReader::new();
     let mut buffer = Vec::new();
@@ -156,6 +159,24 @@ fn write_batch(batch: &[Piece], image: &mut Changing<'_>, ids: Ids) -> Result<()
     Ok(())
 }
 
+/// How everything in `batch` gets a place.
+fn plan(batch: &[Piece], image: &Image, ids: Ids) -> Result<Plan> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for piece in batch {
+        match piece.is_zero() {
+            true => unlike_zero(image, &piece.range(), &mut ranges)?,
+            false => join(&mut ranges, piece.range()),
+        }
+    }
+    if ranges.is_empty() && ids == Ids::Kept {
+        return Ok(Plan::default());
+    }
+    let mut wanted = Allocation::new(&ranges, image.source.clone());
+    wanted.is_given_up = true;
+    wanted.ids = ids;
+    Ok(allocate_all(image, &wanted)?)
+}
+
 /// Writes zeros where the image holds anything else.
 fn zero(image: &Changing<'_>, range: &Range<u64>) -> Result<()> {
     let (tip, out) = (image.layer()?, image.out());
@@ -172,14 +193,10 @@ fn zero(image: &Changing<'_>, range: &Range<u64>) -> Result<()> {
 }
 
 /// Adds what of `range` the image does not know to be zeros.
-fn unlike_zero(
-    image: &Changing<'_>,
-    range: &Range<u64>,
-    ranges: &mut Vec<Range<u64>>,
-) -> Result<()> {
+fn unlike_zero(image: &Image, range: &Range<u64>, ranges: &mut Vec<Range<u64>>) -> Result<()> {
     let mut at = range.start;
     while at < range.end {
-        let run = run_at(image.image().source.as_ref(), at, range.end - at)?;
+        let run = run_at(image.source.as_ref(), at, range.end - at)?;
         if !run.mapping.reads_zero() {
             join(ranges, at..at + run.len);
         }

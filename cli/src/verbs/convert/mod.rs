@@ -107,6 +107,15 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     if to_stdout {
         refuse_receipt(arguments, "standard output")?;
     }
+    if let Some(path) = &arguments.receipt {
+        let beside = receipt::beside(arguments.target());
+        let path = path.as_ref().unwrap_or(&beside);
+        receipt::refuse_other_file(path)?;
+        let same = |other: &Path| path == other || is_same(path, other);
+        if same(arguments.target()) || same(&arguments.source) {
+            return Err(Error::usage("--receipt", "names the source or the target").into());
+        }
+    }
     let has_folder = !arguments.target().exists() || arguments.target().is_file();
     if arguments.receipt == Some(None) && !has_folder {
         return Err(Error::usage("--receipt", "of a device needs a place")
@@ -139,6 +148,12 @@ fn refuse_sizes(arguments: &args::Convert, target: &str) -> Result<(), Failure> 
     )
     .hint("make a disk of another size first")
     .into())
+}
+
+/// Whether two names lead to the same file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some() && real(one) == real(other)
 }
 
 /// Fails when a receipt is asked for something that no delta can be applied to.

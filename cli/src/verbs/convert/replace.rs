@@ -42,7 +42,7 @@ pub fn run(
             .in_file(&path)
             .into());
     }
-    let image = open::said(open_storage(found.file, found.format, context)?);
+    let image = open::said(open_storage(found.file, found.format, context)?)?;
     open::check_size(&image, arguments.reading.max_size.as_deref())?;
     let [tip] = &image.layers[..] else {
         return Err(
