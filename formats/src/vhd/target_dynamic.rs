@@ -12,10 +12,10 @@ use crate::storage::WritableStorage;
 use crate::target::{BlockTarget, Identity, Placement, Summary, TableWrite};
 
 /// Boundary in bytes on which the data of every block starts, so that hosts read and write it by whole pages.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// Byte offset of the BAT: right behind the dynamic header.
-const TABLE_OFFSET: u64 = FOOTER_LEN + HEADER_LEN;
+pub(super) const TABLE_OFFSET: u64 = FOOTER_LEN + HEADER_LEN;
 
 /// Entries of the BAT that are turned into bytes in one go.
 const ENTRIES_AT_ONCE: usize = 64 << 10;
@@ -137,12 +137,12 @@ impl DynamicTarget {
 }
 
 /// Byte offset of the end of a BAT of `blocks` entries, padded to whole sectors.
-fn table_end(blocks: u64) -> u64 {
+pub(super) fn table_end(blocks: u64) -> u64 {
     TABLE_OFFSET + (blocks * 4).next_multiple_of(512)
 }
 
 /// Byte offset of the first block's gap.
-fn data_start(blocks: u64) -> u64 {
+pub(super) fn data_start(blocks: u64) -> u64 {
     table_end(blocks).next_multiple_of(PAGE)
 }
 
