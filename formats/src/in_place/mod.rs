@@ -52,4 +52,5 @@ pub trait InPlace: Send + Sync {
 /// Why nothing can be given back.
 fn no_punching() -> Error {
     Error::unsupported("file system", "cannot make holes in a file")
+        .hint("convert it to a volume of another file system")
 }

@@ -33,7 +33,7 @@ mod scan;
 mod tests;
 
 pub use journal::{half_converted, is_half_converted};
-pub use run::{Conversion, Resumed, Start};
+pub use run::{Conversion, Resumed, Start, check_holes};
 pub use scan::{Scan, Used};
 
 /// Guest bytes in a block of the dynamic disk.

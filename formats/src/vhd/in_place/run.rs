@@ -79,8 +79,7 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
     pub fn begin(file: Arc<F>, start: &Start) -> Result<Conversion<F>> {
         let plan = plan(file.as_ref(), start)?;
         let old_len = file.len();
-        // Behind the end there is nothing, but the file system says whether it can.
-        file.punch(old_len.next_multiple_of(PAGE), PAGE)?;
+        check_holes(file.as_ref())?;
         let bytes = plan.to_bytes();
         let ends = [old_len, plan.layout.data_end() + FOOTER_LEN];
         let plan_offset = ends[0].max(ends[1]).next_multiple_of(PAGE);
@@ -416,6 +415,15 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
             .hint("the storage loses data; what it should be still stands elsewhere in the file")),
         }
     }
+}
+
+/// Fails where no holes can be made. The content of the file stays as it is.
+///
+/// # Errors
+/// `Unsupported`.
+pub fn check_holes<F: Storage + InPlace>(file: &F) -> Result<()> {
+    // Behind the end there is nothing, but the file system says whether it can.
+    file.punch(file.len().next_multiple_of(PAGE), PAGE)
 }
 
 fn plan<F: Storage>(file: &F, start: &Start) -> Result<Plan> {
