@@ -117,7 +117,7 @@ pub struct Convert {
     /// With --replace: make a fixed VHD dynamic within its own file, where there is no room for both (-o subformat=dynamic).
     /// Needs tables, 4 KiB for each 2 MiB and a few blocks. If it is stopped, by whatever, the file is half converted and
     /// refused by every verb until the same command has run to its end
-    #[arg(long, requires = "replace", conflicts_with_all = ["keep_old", "profile", "compress", "sparse", "digest",
+    #[arg(long, requires = "replace", conflicts_with_all = ["target", "keep_old", "profile", "compress", "sparse", "digest",
         "recompress", "no_reflink"])]
     pub in_place: bool,
     /// Keep the old image as SRC.old

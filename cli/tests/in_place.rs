@@ -296,8 +296,8 @@ fn a_signal_stops_it_half_way_and_it_goes_on() {
 
 #[test]
 fn it_takes_little_more_room_than_the_disk_has() {
-    let folder = Folder::new();
     for (size, full, empty) in [(200 * MIB, 200, 0), (150 * MIB, 4, 3)] {
+        let folder = Folder::new();
         let raw = striped(&folder, size, full, empty);
         let vhd = folder.file("web.vhd");
         convert(&raw, &vhd, &["-o", "subformat=fixed", "-S", "0"]);
@@ -361,7 +361,7 @@ fn anything_but_a_fixed_vhd_that_is_to_be_dynamic_is_a_usage_error() {
         refused(&folder, &vhd, &[&dynamic[..], &[further]].concat(), 2);
     }
     assert_eq!(
-        run(&["convert", "--in-place", s(&vhd), "new.vhd"]).code,
+        run(&["convert", "--in-place", s(&vhd), s(&folder.file("new.vhd"))]).code,
         Some(2)
     );
 }

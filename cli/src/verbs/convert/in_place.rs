@@ -126,16 +126,14 @@ impl Job<'_> {
                 report::note("the file is half converted: going on");
                 return self.finish(conversion, setting);
             }
+            // Whatever it is called.
+            return self.begin(Some(Format::Vhd.name()), setting);
         }
-        self.begin(setting)
+        self.begin(self.arguments.source_format.as_deref(), setting)
     }
 
-    fn begin(&self, setting: &Setting<'_>) -> Result<Done, Failure> {
-        let first = open::image(
-            self.path,
-            self.arguments.source_format.as_deref(),
-            self.context,
-        )?;
+    fn begin(&self, format: Option<&str>, setting: &Setting<'_>) -> Result<Done, Failure> {
+        let first = open::image(self.path, format, self.context)?;
         open::check_size(&first, self.arguments.reading.max_size.as_deref())?;
         let [tip] = &first.layers[..] else {
             return Err(not_fixed("a disk that stands on another one"));

@@ -54,6 +54,8 @@ pub struct Conversion<F> {
     /// Used blocks that have moved.
     moved: BlockSet,
     record: Record,
+    /// Where that stands: the last sector of the file.
+    record_offset: u64,
     buffer: Vec<u8>,
 }
 
@@ -122,7 +124,7 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
         let plan = Plan::read(file.as_ref(), &record)?;
         let conversion = Conversion::new(file, plan, record);
         let done = conversion.record.done;
-        let end = conversion.record_offset().saturating_add(RECORD_LEN);
+        let end = conversion.record_offset.saturating_add(RECORD_LEN);
         if done > conversion.batches.len() as u64
             || end != conversion.file.len()
             || conversion.plan.layout.data_end() + FOOTER_LEN > conversion.record.plan_offset
@@ -141,10 +143,14 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
         for batch in batches.iter().take(record.done as usize) {
             batch.clone().for_each(|nth| moved.insert(nth as u64));
         }
+        let layout = &plan.layout;
+        let is_tight = batches.iter().any(|batch| layout.is_tight(batch));
+        let kept = if is_tight { layout.batch_len() } else { 0 };
         Conversion {
             file,
             batches,
             moved,
+            record_offset: kept_offset(&record).saturating_add(kept + PAGE - RECORD_LEN),
             record,
             plan,
             buffer: Vec::new(),
@@ -258,21 +264,8 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
         self.write_record()
     }
 
-    /// Where a batch is kept that would write over itself.
-    fn kept_offset(&self) -> u64 {
-        let end = self.record.plan_offset.saturating_add(self.record.plan_len);
-        end.saturating_add(PAGE - 1) / PAGE * PAGE
-    }
-
-    fn record_offset(&self) -> u64 {
-        let layout = &self.plan.layout;
-        let is_tight = self.batches.iter().any(|batch| layout.is_tight(batch));
-        let kept = if is_tight { layout.batch_len() } else { 0 };
-        self.kept_offset() + kept + PAGE - RECORD_LEN
-    }
-
     fn write_record(&self) -> Result<()> {
-        self.write(&self.record.to_bytes(), self.record_offset())?;
+        self.write(&self.record.to_bytes(), self.record_offset)?;
         self.file.sync()
     }
 
@@ -296,7 +289,7 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
             None => self.read_old(batch, buffer)?,
         }
         if self.record.kept.is_none() && self.plan.layout.is_tight(batch) {
-            let at = self.kept_offset();
+            let at = kept_offset(&self.record);
             self.write(buffer, at)?;
             self.settle(buffer, at)?;
             self.record.kept = Some(*blake3::hash(buffer).as_bytes());
@@ -319,7 +312,7 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
     }
 
     fn read_kept(&self, buffer: &mut [u8], hash: [u8; 32]) -> Result<()> {
-        let at = self.kept_offset();
+        let at = kept_offset(&self.record);
         self.file.read_at(buffer, at)?;
         match *blake3::hash(buffer).as_bytes() == hash {
             true => Ok(()),
@@ -407,9 +400,9 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
         self.file.read_at(&mut found, at)?;
         match found == bytes {
             true => Ok(()),
-            false => Err(Error::malformed(
-                "file",
-                "what was written and synced reads back as something else",
+            false => Err(Error::io(
+                "read back what was written and synced",
+                std::io::Error::other("it is something else by now"),
             )
             .at(at)
             .hint("the storage loses data; what it should be still stands elsewhere in the file")),
@@ -424,6 +417,13 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
 pub fn check_holes<F: Storage + InPlace>(file: &F) -> Result<()> {
     // Behind the end there is nothing, but the file system says whether it can.
     file.punch(file.len().next_multiple_of(PAGE), PAGE)
+}
+
+/// Where a batch is kept that would write over itself: on the next page behind the plan.
+fn kept_offset(record: &Record) -> u64 {
+    let end = record.plan_offset.saturating_add(record.plan_len);
+    end.checked_next_multiple_of(PAGE)
+        .unwrap_or(u64::MAX - (16 << 20))
 }
 
 fn plan<F: Storage>(file: &F, start: &Start) -> Result<Plan> {
