@@ -124,7 +124,7 @@ impl Job<'_> {
             let resumed = Conversion::resume(file).map_err(|e| e.in_file(self.path))?;
             if let Some(Resumed::Half(conversion)) = resumed {
                 report::note("the file is half converted: going on");
-                return self.finish(conversion, setting);
+                return self.finish(*conversion, setting);
             }
             // Whatever it is called.
             return self.begin(Some(Format::Vhd.name()), setting);

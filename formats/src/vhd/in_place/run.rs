@@ -43,7 +43,7 @@ pub enum Resumed<F> {
     /// It was stopped before anything moved, and is a fixed disk again.
     Fixed,
     /// It goes on.
-    Half(Conversion<F>),
+    Half(Box<Conversion<F>>),
 }
 
 /// A fixed disk on its way to a dynamic one.
@@ -134,7 +134,7 @@ impl<F: Storage + InPlace + 'static> Conversion<F> {
                 .found(format!("{} bytes", conversion.file.len()))
                 .expected(format!("{end} bytes")));
         }
-        Ok(Some(Resumed::Half(conversion)))
+        Ok(Some(Resumed::Half(Box::new(conversion))))
     }
 
     fn new(file: Arc<F>, plan: Plan, record: Record) -> Conversion<F> {

@@ -67,7 +67,7 @@ fn go_on(mut conversion: Conversion<CrashFile>) -> Result<()> {
 /// What the command does, however far it was.
 fn run(file: &Arc<CrashFile>, disk: &[u8]) -> Result<()> {
     match Conversion::resume(file.clone())? {
-        Some(Resumed::Half(conversion)) => return go_on(conversion),
+        Some(Resumed::Half(conversion)) => return go_on(*conversion),
         Some(Resumed::Fixed) => {}
         None => {
             // Done already.
