@@ -159,3 +159,44 @@ fn a_delta_that_did_not_fit_is_applied_when_there_is_room() {
         assert_eq!(output.status.code(), Some(0), "{format}: {shown}");
     }
 }
+
+#[test]
+fn a_volume_without_room_for_both_takes_a_conversion_in_place_and_survives_being_full() {
+    let folder = Folder::new();
+    big_disk(folder.path());
+    let in_place = "convert --replace --in-place \"$M/web.vhd\" -o subformat=dynamic";
+    let prepare = "mount -t tmpfs -o size=26m tmpfs \"$M\"
+                   \"$D\" convert \"$F/disk.raw\" \"$M/web.vhd\" -o subformat=fixed >&2
+                   same() { \"$D\" compare \"$M/web.vhd\" \"$F/disk.raw\" >&2; }";
+    // Not even room for a few blocks.
+    let script = format!(
+        "{prepare}; code=0; \"$D\" {in_place} || code=$?
+         \"$D\" info \"$M/web.vhd\" | grep -q fixed; same; exit $code"
+    );
+    let Some(output) = in_namespace(&folder, &script) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    // Room for these, and not for both.
+    let script = format!(
+        "{prepare}; mount -o remount,size=38m \"$M\"
+         if \"$D\" convert --replace \"$M/web.vhd\" -o subformat=dynamic; then exit 9; fi
+         \"$D\" {in_place}; \"$D\" info \"$M/web.vhd\" | grep -q dynamic; same"
+    );
+    let output = in_namespace(&folder, &script).expect("a namespace");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    // It fills up meanwhile: somebody else writes whatever room there is.
+    let script = format!(
+        "{prepare}; mount -o remount,size=38m \"$M\"; full=0
+         for wait in 0.01 0.02 0.03 0.05 0.08 0.1 0.15 0.2; do
+           \"$D\" {in_place} >&2 & child=$!; sleep $wait
+           dd if=/dev/zero of=\"$M/filler\" bs=64k 2>/dev/null || :
+           code=0; wait $child || code=$?
+           if [ $code = 4 ]; then full=$((full + 1)); fi
+           rm \"$M/filler\"
+         done
+         \"$D\" {in_place}; same; [ $full -gt 0 ]"
+    );
+    let output = in_namespace(&folder, &script).expect("a namespace");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::driver::{DRIVERS, Format, Head};
 use crate::error::{Error, Result};
 use crate::storage::Storage;
+use crate::vhd::in_place::{half_converted, is_half_converted};
 
 /// Extensions by which people name raw disks.
 const RAW_EXTENSIONS: &[&str] = &["raw", "img", "dd"];
@@ -34,10 +35,18 @@ const NO_DISKS: &[&str] = &[
 /// Finds the format of `storage` from its content, and holds it against its name.
 ///
 /// # Errors
-/// `Malformed` when name and content, or two parts of the content, contradict each other, `Unsupported` for a format that is known by name only.
+/// `Refused` for a half-converted VHD, `Malformed` when name and content, or two parts of the content, contradict each other, `Unsupported` for a format that is known by name only.
 pub fn probe(storage: &dyn Storage) -> Result<Format> {
     let head = Head::read(storage)?;
     let path = storage.path();
+    if is_half_converted(&head) {
+        return Err(half_converted()
+            .hint(
+                "run \"diskferry convert --replace --in-place FILE -o subformat=dynamic\" again, which finishes it; say \
+                 -f raw if it is a raw disk that only looks like one",
+            )
+            .in_file(path));
+    }
     let named_raw = is_named_raw(path) || storage.is_device();
     let found = recognised(&head);
     if let Some(format) = found.first() {

@@ -76,6 +76,12 @@ pub struct Convert {
     /// elsewhere that stand on SRC are not known: only those beside it are looked for
     #[arg(long, conflicts_with_all = ["force", "backing", "salvage", "size", "fix_gpt", "layer"])]
     pub replace: bool,
+    /// With --replace: make a fixed VHD dynamic within its own file, where there is no room for both (-o subformat=dynamic).
+    /// Needs tables, 4 KiB for each 2 MiB and a few blocks. If it is stopped, by whatever, the file is half converted and
+    /// refused by every verb until the same command has run to its end
+    #[arg(long, requires = "replace", conflicts_with_all = ["target", "keep_old", "profile", "compress", "sparse", "digest",
+        "recompress", "no_reflink", "layer", "keep_chain"])]
+    pub in_place: bool,
     /// Keep the old image as SRC.old
     #[arg(long, requires = "replace")]
     pub keep_old: bool,

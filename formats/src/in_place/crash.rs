@@ -9,7 +9,7 @@
 //! ```
 //!
 //! At every point of the way each write that was not synced may have happened or not, in any order; writes of several
-//! sectors in part, by sectors of 512 bytes. A [`CrashLog`] that [fails](CrashLog::fail_after) is a disk that is full or
+//! sectors in part, by sectors of 512 bytes. So it is with holes. A [`CrashLog`] that [fails](CrashLog::fail_after) is a disk that is full or
 //! gone.
 
 use std::io;
@@ -29,6 +29,7 @@ enum Op {
     Write { offset: u64, bytes: Vec<u8> },
     SetLen(u64),
     Replace(Vec<u8>),
+    Punch { offset: u64, len: u64 },
     Sync,
 }
 
@@ -165,6 +166,12 @@ fn apply(files: &mut [Vec<u8>], file: usize, op: &Op) {
                 part.copy_from_slice(bytes);
             }
         }
+        Op::Punch { offset, len } => {
+            let end = offset.saturating_add(*len).min(file.len() as u64) as usize;
+            if let Some(hole) = file.get_mut(*offset as usize..end) {
+                hole.fill(0);
+            }
+        }
         Op::SetLen(len) => file.resize(*len as usize, 0),
         Op::Replace(bytes) => file.clone_from(bytes),
         Op::Sync => {}
@@ -174,10 +181,19 @@ fn apply(files: &mut [Vec<u8>], file: usize, op: &Op) {
 /// Parts of a write of more than one sector: the first sectors without the last, the last without the first, the first
 /// one alone, all but the first.
 fn torn(op: &Op) -> Vec<Op> {
-    let Op::Write { offset, bytes } = op else {
-        return Vec::new();
+    let (offset, bytes) = match op {
+        Op::Write { offset, bytes } => (*offset, bytes),
+        Op::Punch { offset, len } => {
+            let half = (len / 2) / SECTOR as u64 * SECTOR as u64;
+            let part = |offset, len| Op::Punch { offset, len };
+            return match half {
+                0 => Vec::new(),
+                half => vec![part(*offset, half), part(offset + half, len - half)],
+            };
+        }
+        _ => return Vec::new(),
     };
-    let to_border = SECTOR - (*offset as usize) % SECTOR;
+    let to_border = SECTOR - (offset as usize) % SECTOR;
     let sectors = bytes.len().saturating_sub(to_border).div_ceil(SECTOR);
     let mut cuts: Vec<usize> = [0, sectors / 2, sectors.saturating_sub(1)]
         .map(|sectors| to_border + sectors * SECTOR)
@@ -231,6 +247,10 @@ impl InPlace for CrashFile {
 
     fn sync(&self) -> Result<()> {
         self.change(Op::Sync)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.change(Op::Punch { offset, len })
     }
 }
 

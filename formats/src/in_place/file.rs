@@ -6,11 +6,11 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, fallocate};
 
-use super::{InPlace, write_zeros};
+use super::{InPlace, no_punching, write_zeros};
 use crate::error::{Error, Result};
-use crate::storage::Storage;
+use crate::storage::{Storage, check_range};
 
 /// A file that is open for writing, and locked against other programs that lock what they write (QEMU does).
 #[derive(Debug)]
@@ -154,6 +154,60 @@ impl InPlace for InPlaceFile {
         self.file
             .sync_data()
             .map_err(|e| Error::io("sync", e).in_file(&self.path))
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            return match rustix::fs::fallocate(&self.file, flags, offset, len) {
+                Ok(()) => Ok(()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                    Err(no_punching().in_file(&self.path))
+                }
+                Err(e) => Err(Error::io("make a hole", e.into())
+                    .at(offset)
+                    .in_file(&self.path)),
+            };
+        }
+    }
+
+    fn drop_cached(&self, offset: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        // Advice only: without it, what is read comes from memory.
+        let _ = rustix::fs::fadvise(&self.file, offset, len, Advice::DontNeed);
+    }
+}
+
+/// The file as it is by now: its length is asked for each time.
+impl Storage for InPlaceFile {
+    fn len(&self) -> u64 {
+        self.file.metadata().map_or(0, |meta| meta.len())
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(&self.path, self.len(), offset, buf.len())?;
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| Error::io("read", e).at(offset).in_file(&self.path))
+    }
+
+    fn allocated(&self) -> Result<u64> {
+        let meta = self.file.metadata();
+        let meta = meta.map_err(|e| Error::io("stat", e).in_file(&self.path))?;
+        Ok(meta.blocks().saturating_mul(512))
+    }
+
+    fn file_id(&self) -> Option<(u64, u64)> {
+        let meta = self.file.metadata().ok()?;
+        Some((meta.dev(), meta.ino()))
     }
 }
 

@@ -22,7 +22,7 @@ pub use allocation::{Allocation, Guest, Ids};
 pub use file::InPlaceFile;
 pub use plan::{Plan, Step};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes that are copied or zeroed in one go.
 const PIECE: u64 = 1 << 20;
@@ -46,6 +46,24 @@ pub trait InPlace: Send + Sync {
 
     /// Returns when everything written so far is on stable storage.
     fn sync(&self) -> Result<()>;
+
+    /// Gives the room of `len` bytes at `offset` back to the file system: they read as zeros afterwards. The length of the
+    /// file stays; behind its end nothing happens.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system cannot.
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        Err(no_punching().at(offset).found(format!("{len} bytes")))
+    }
+
+    /// Lets these bytes, which are synced, be read from the storage next time, and not from memory, where that can be had.
+    fn drop_cached(&self, _offset: u64, _len: u64) {}
+}
+
+/// Why nothing can be given back.
+fn no_punching() -> Error {
+    Error::unsupported("file system", "cannot make holes in a file")
+        .hint("convert it to a volume of another file system")
 }
 
 fn write_zeros(out: &(impl InPlace + ?Sized), offset: u64, len: u64) -> Result<()> {

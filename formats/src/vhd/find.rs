@@ -8,6 +8,7 @@ use super::footer::{
     COOKIE, DiskType, FOOTER_LEN, Footer, POISON, has_known_version, has_right_checksum,
     looks_fixed,
 };
+use super::in_place::{half_converted, is_half_converted};
 use crate::driver::Head;
 use crate::error::{Error, Result};
 use crate::storage::{Storage, read_array};
@@ -46,7 +47,7 @@ impl Candidate {
 
 /// Whether a file with this `head` is a VHD: a cookie at the start, or a whole footer at the end.
 pub fn recognises(head: &Head) -> bool {
-    if head.has(0, &COOKIE) || head.has(0, &POISON) {
+    if is_half_converted(head) || head.has(0, &COOKIE) || head.has(0, &POISON) {
         return true;
     }
     end_candidate(&head.last, head.len)
@@ -57,10 +58,13 @@ pub fn recognises(head: &Head) -> bool {
 ///
 /// # Errors
 /// `Truncated` when the file has no footer at its end, `Malformed` when no footer is whole, `Refused` when XenServer
-/// marked the image as dead, and those of [`Footer::parse`].
+/// marked the image as dead or it is half converted, and those of [`Footer::parse`].
 pub fn find(storage: &dyn Storage, salvage: bool) -> Result<Found> {
     let len = storage.len();
     let head = Head::read(storage)?;
+    if is_half_converted(&head) {
+        return Err(half_converted());
+    }
     let end = end_candidate(&head.last, len);
     let copy = start_candidate(storage)?;
     let fixed = end.as_ref().is_some_and(|end| looks_fixed(&end.bytes));

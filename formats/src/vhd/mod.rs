@@ -35,6 +35,7 @@ pub mod dynamic_header;
 pub mod find;
 pub mod footer;
 pub mod geometry;
+pub mod in_place;
 mod info;
 pub mod locator;
 mod new_blocks;

@@ -162,6 +162,11 @@ impl NewBlocks {
 }
 
 /// Byte offset of the end of a BAT of `blocks` entries, padded to whole sectors.
-fn table_end(blocks: u64) -> u64 {
+pub(super) fn table_end(blocks: u64) -> u64 {
     TABLE_OFFSET + (blocks * 4).next_multiple_of(512)
+}
+
+/// Byte offset of the first block's gap.
+pub(super) fn data_start(blocks: u64) -> u64 {
+    table_end(blocks).next_multiple_of(PAGE)
 }

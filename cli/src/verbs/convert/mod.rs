@@ -8,12 +8,14 @@
 //! | `package.rs` | a package |
 //! | `described.rs` | the machine around a disk, from the command line |
 //! | `replace.rs` | an image in the place of the one that was read |
+//! | `in_place.rs` | a dynamic VHD in the file of a fixed one |
 //! | `outcome.rs`, `told.rs` | what is told at the end of one disk, and of several |
 
 mod chain;
 mod described;
 mod disk;
 mod folder;
+mod in_place;
 mod outcome;
 mod package;
 mod replace;
@@ -48,7 +50,10 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
             detailed: true,
             ..open::context(&arguments.reading.opening, false)?
         };
-        return replace::run(arguments, profile, &context);
+        return match arguments.in_place {
+            true => in_place::run(arguments, &context),
+            false => replace::run(arguments, profile, &context),
+        };
     }
     let target = target(arguments, to_stdout, profile)?;
     if arguments.options.iter().any(|o| o == "help") {

@@ -106,7 +106,7 @@ pub fn run(
 }
 
 /// The file that is replaced: of a link, what it leads to.
-fn real_name(arguments: &args::Convert) -> Result<PathBuf, Failure> {
+pub(super) fn real_name(arguments: &args::Convert) -> Result<PathBuf, Failure> {
     if arguments.backing.is_some() {
         return Err(Error::usage("-B", "does not go with --replace").into());
     }
@@ -131,7 +131,7 @@ fn old_name(path: &Path) -> PathBuf {
 }
 
 /// Fails when the image holds what a new one would not: it would be lost with the old one.
-fn refuse_losses(tip: &LayerFile, salvage: bool) -> Result<(), Failure> {
+pub(super) fn refuse_losses(tip: &LayerFile, salvage: bool) -> Result<(), Failure> {
     let refuse = |what: &str| {
         Err(Error::refused("--replace", format!("{what} would be lost"))
             .hint("convert it under a new name, and decide then what becomes of the old one")
@@ -165,7 +165,8 @@ fn refuse_losses(tip: &LayerFile, salvage: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
+/// Fails when another image beside this one stands on it.
+pub(super) fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
     let children: Vec<Child> = children_beside(tip, context)?;
     let Some(child) = children.first() else {
         return Ok(());
@@ -300,7 +301,8 @@ fn check_room(
         .into())
 }
 
-fn say_saved(before: u64, path: &Path, kept: Option<&Path>) {
+/// Says what room was won.
+pub(super) fn say_saved(before: u64, path: &Path, kept: Option<&Path>) {
     use std::os::unix::fs::MetadataExt;
     let after = std::fs::metadata(path).map_or(0, |meta| meta.blocks().saturating_mul(512));
     if let Some(kept) = kept {
