@@ -180,7 +180,7 @@ fn impossible_combinations_are_usage_errors() {
         &["-o", "refcount_bits=3"],
         &["-O", "vhd", "-c"],
         &["-O", "raw", "-c"],
-        &["-O", "vhd", "-B", "disk.raw"],
+        &["-O", "raw", "-B", "disk.raw"],
         &["-O", "vdi", "-B", "disk.raw"],
         &["-O", "vdi", "-c"],
         &["-O", "vmdk", "-c", "-o", "subformat=vmfs"],
