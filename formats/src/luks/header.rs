@@ -91,7 +91,7 @@ pub struct KeySlot {
 impl Header {
     /// Reads the header at `start` of `storage`, whose place ends `len` bytes later, inside the storage.
     ///
-    /// Which cipher it is does not matter here: [`super::CipherSpec`] looks at that.
+    /// Which cipher it is does not matter here: `CipherSpec` looks at that.
     ///
     /// # Errors
     /// `Truncated` or `Malformed`, `Unsupported` for other versions.
