@@ -1,6 +1,6 @@
 //! Clusters behind the end of an image that is there, and their refcounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::header::{Header, REFCOUNT_TABLE_MAX_BYTES};
 use super::l1::OFFSET_MASK;
@@ -26,6 +26,8 @@ pub struct NewClusters<'a> {
     old_entries: u64,
     next: u64,
     taken: Vec<u64>,
+    /// Of these, what was given up again.
+    abandoned: BTreeSet<u64>,
     /// Blocks that are made, by their index in the table.
     blocks: BTreeMap<u64, Vec<u8>>,
     /// Where the table goes, if it gets another place.
@@ -55,6 +57,7 @@ impl<'a> NewClusters<'a> {
             table,
             next: storage.len().div_ceil(header.cluster_size()),
             taken: Vec::new(),
+            abandoned: BTreeSet::new(),
             blocks: BTreeMap::new(),
             new_table: None,
             words: BTreeMap::new(),
@@ -108,6 +111,8 @@ impl<'a> NewClusters<'a> {
             }
         }
         let (per_block, order) = (self.per_block(), self.order);
+        self.taken
+            .retain(|cluster| !self.abandoned.contains(cluster));
         for cluster in &self.taken {
             if let Some(bytes) = self.blocks.get_mut(&(cluster / per_block)) {
                 put(bytes, order, cluster % per_block, 1);
@@ -134,7 +139,11 @@ impl<'a> NewClusters<'a> {
             return Err(Error::limit("refcount table", "would be larger than 8 MiB")
                 .found(format!("{} bytes", entries * 8)));
         }
-        // A place that turned out to be too small stays taken: it is counted, and belongs to nobody.
+        if let Some(first) = self.new_table {
+            // It turned out to be too small: its place is nobody's, and not counted.
+            self.abandoned
+                .extend(first..first + self.table.len() as u64 / per_cluster);
+        }
         self.new_table = Some(self.take(entries / per_cluster)?);
         self.table.resize(entries as usize, 0);
         Ok(())
