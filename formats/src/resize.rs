@@ -118,21 +118,42 @@ pub fn allocate_all(image: &Image, wanted: &Allocation) -> Result<Plan> {
 /// # Errors
 /// `Refused` where that place is not one to write to.
 pub fn overwrite(tip: &LayerFile, plan: &mut Plan, offset: u64, bytes: &[u8]) -> Result<()> {
+    each_place(tip, offset, bytes, |place, now| {
+        plan.write(place, now);
+        Ok(())
+    })
+}
+
+/// Calls `visit` with every part of `bytes`, which go to `offset` of the disk, and its place in the files of the image: as
+/// plans count.
+///
+/// # Errors
+/// `Refused` where that place is not one to write to; those of `visit`.
+pub fn each_place(
+    tip: &LayerFile,
+    offset: u64,
+    bytes: &[u8],
+    mut visit: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
     let mut done = 0;
     while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
         let at = offset.saturating_add(done as u64);
         // Not through holes of the file: they have a place, too.
         let run = mapped(tip.source.as_ref(), at, rest.len() as u64)?;
-        let place = place_of(tip, &run).ok_or_else(|| {
-            Error::refused("disk", "has no place there that can be written to")
-                .at(at)
-                .in_file(&tip.path)
-        })?;
+        let place = place_of(tip, &run).ok_or_else(|| no_place(tip, at))?;
         let now = rest.get(..run.len as usize).unwrap_or(rest);
-        plan.write(place, now);
+        visit(place, now)?;
         done += now.len();
     }
     Ok(())
+}
+
+/// Why nothing can be written to byte `at` of the disk.
+pub fn no_place(tip: &LayerFile, at: u64) -> Error {
+    Error::refused("disk", "has no place there that can be written to")
+        .found(format!("byte {at} of the disk"))
+        .hint("convert the image to a kind that can be written to")
+        .in_file(&tip.path)
 }
 
 /// Where in the files of an image a run stands, if it is stored as it is in one of them: as plans count.

@@ -147,7 +147,7 @@ const FIRST_LOOK: u64 = 2 << 20;
 ///
 /// # Errors
 /// As [`run_at`].
-pub fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
+pub(crate) fn mapped(source: &dyn BlockSource, offset: u64, limit: u64) -> Result<Run> {
     let left = source.size().saturating_sub(offset);
     let limit = limit.min(left);
     if limit == 0 {

@@ -145,27 +145,7 @@ impl Place for InMemory {
 
     fn writable(&self, storage: &StorageRef) -> Result<Box<dyn InPlace>> {
         assert_eq!(storage.path(), self.file.path());
-        Ok(Box::new(Shared(self.file.clone())))
-    }
-}
-
-struct Shared(Arc<CrashFile>);
-
-impl InPlace for Shared {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn replace(&self, bytes: &[u8]) -> Result<()> {
-        self.0.replace(bytes)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.0.sync()
+        Ok(Box::new(self.file.clone()))
     }
 }
 

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags};
 
-use super::{InPlace, no_punching, write_zeros};
+use super::{InPlace, fill, no_punching};
 use crate::error::{Error, Result};
 use crate::storage::{Storage, check_range};
 
@@ -107,16 +107,16 @@ impl InPlace for InPlaceFile {
     fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
         let meta = self.file.metadata();
         let is_device = meta.is_ok_and(|meta| meta.file_type().is_block_device());
-        let how = match is_device {
-            true => FallocateFlags::ZERO_RANGE,
+        let zeroed = match is_device {
+            true => {
+                let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+                let zeroed = rustix::fs::fallocate(&self.file, flags, offset, len);
+                zeroed.map_err(|e| Error::io("zero", e.into()))
+            }
             // A hole reads as zeros, and takes no room.
-            false => FallocateFlags::PUNCH_HOLE,
+            false => self.punch(offset, len),
         };
-        let zeroed = fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len);
-        match zeroed {
-            Ok(()) => Ok(()),
-            Err(_) => write_zeros(self, offset, len),
-        }
+        zeroed.or_else(|_| fill(self, offset, len, 0))
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

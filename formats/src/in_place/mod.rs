@@ -20,7 +20,9 @@ mod planned;
 
 pub use allocation::{Allocation, Guest, Ids};
 pub use file::InPlaceFile;
-pub use plan::{Plan, Step};
+pub use plan::{Plan, Step, file_at};
+
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -34,7 +36,7 @@ pub trait InPlace: Send + Sync {
 
     /// Writes `len` zeros at `offset`, inside the file.
     fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
-        write_zeros(self, offset, len)
+        fill(self, offset, len, 0)
     }
 
     /// Makes the file exactly `len` bytes long; what is added reads as zeros.
@@ -66,14 +68,52 @@ fn no_punching() -> Error {
         .hint("convert it to a volume of another file system")
 }
 
-fn write_zeros(out: &(impl InPlace + ?Sized), offset: u64, len: u64) -> Result<()> {
-    let zeros = vec![0; len.min(PIECE) as usize];
+/// Writes `len` bytes that are all `byte`.
+fn fill(out: &(impl InPlace + ?Sized), offset: u64, len: u64, byte: u8) -> Result<()> {
+    let filled = vec![byte; len.min(PIECE) as usize];
+    pieces(len, |at, count| {
+        let piece = filled.get(..count as usize).unwrap_or(&filled);
+        out.write_at(piece, offset.saturating_add(at))
+    })
+}
+
+/// Calls `each` with the parts of `len` bytes that are done in one go.
+fn pieces(len: u64, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
     let mut at = 0;
     while at < len {
         let count = (len - at).min(PIECE);
-        let piece = zeros.get(..count as usize).unwrap_or(&zeros);
-        out.write_at(piece, offset.saturating_add(at))?;
+        each(at, count)?;
         at += count;
     }
     Ok(())
+}
+
+impl<T: InPlace + ?Sized> InPlace for Arc<T> {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        (**self).write_at(bytes, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).zero_at(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        (**self).set_len(len)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> Result<()> {
+        (**self).replace(bytes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        (**self).sync()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).punch(offset, len)
+    }
+
+    fn drop_cached(&self, offset: u64, len: u64) {
+        (**self).drop_cached(offset, len);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::planned::PlannedStorage;
-use super::{Guest, InPlace, PIECE};
+use super::{Guest, InPlace, fill, pieces};
 use crate::error::{Error, Result};
 use crate::reader::read_guest;
 use crate::storage::StorageRef;
@@ -217,7 +217,11 @@ impl Step {
     }
 }
 
-fn file_at<T>(files: &[T], part: u64) -> Result<&T> {
+/// The file with number `part`.
+///
+/// # Errors
+/// `Malformed` when there is none.
+pub fn file_at<T>(files: &[T], part: u64) -> Result<&T> {
     usize::try_from(part)
         .ok()
         .and_then(|part| files.get(part))
@@ -231,13 +235,7 @@ fn no_part(part: u64) -> Error {
 fn carry_out(step: &Step, file: &StorageRef, out: &dyn InPlace) -> Result<()> {
     match step {
         Step::Write { offset, bytes } => out.write_at(bytes, offset % PART),
-        Step::Fill { offset, len, byte } => {
-            let filled = vec![*byte; (*len).min(PIECE) as usize];
-            pieces(*len, |at, count| {
-                let piece = filled.get(..count as usize).unwrap_or(&filled);
-                out.write_at(piece, offset % PART + at)
-            })
-        }
+        Step::Fill { offset, len, byte } => fill(out, offset % PART, *len, *byte),
         Step::Copy { from, to, len } => {
             let mut buffer = Vec::new();
             pieces(*len, |at, count| {
@@ -263,14 +261,4 @@ fn carry_out(step: &Step, file: &StorageRef, out: &dyn InPlace) -> Result<()> {
         Step::Replace { bytes, .. } => out.replace(bytes),
         Step::Sync => Ok(()),
     }
-}
-
-fn pieces(len: u64, mut each: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
-    let mut at = 0;
-    while at < len {
-        let count = (len - at).min(PIECE);
-        each(at, count)?;
-        at += count;
-    }
-    Ok(())
 }

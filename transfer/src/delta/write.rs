@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use formats::resize::{allocate_all, place_of};
-use formats::source::{mapped, run_at};
+use formats::in_place::file_at;
+use formats::reader::read_guest;
+use formats::resize::{allocate_all, each_place, no_place, place_of};
+use formats::source::run_at;
 use formats::target::PART;
-use formats::{Allocation, BlockSource, Ids, Image, InPlace, Plan, Run, RunReader};
+use formats::{Allocation, BlockSource, Ids, Image, Plan, Run, RunReader};
 
 use super::{Amount, Changing, Piece, Pieces};
 use crate::error::{Error, Result};
@@ -39,10 +41,7 @@ pub fn write(
     setting.progress.begin(delta.size().min(end));
     loop {
         let (batch, is_last) = batch(&mut pieces)?;
-        written = batch.iter().fold(written, |mut amount, piece| {
-            amount.add(piece);
-            amount
-        });
+        batch.iter().for_each(|piece| written.add(piece));
         stop(setting)?;
         write_batch(&batch, image, ids)?;
         ids = Ids::Kept;
@@ -65,7 +64,7 @@ pub fn write(
 /// image is not looked at: it gets its room first.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn check(delta: &dyn BlockSource, image: &Image, ids: Ids) -> Result<()> {
     let mut pieces = Pieces::new(delta, image.source.size());
     loop {
@@ -87,20 +86,15 @@ pub fn verify(
     setting: &Setting<'_>,
 ) -> Result<()> {
     let (mut wanted, mut found) = (Vec::new(), Vec::new());
-    let (mut reader, mut back) = (RunReader::new(), RunReader::new());
+    let mut reader = RunReader::new();
     for piece in Pieces::new(delta, image.size()) {
         let piece = piece?;
         for (at, part) in parts(&piece) {
             setting.progress.add(part.len, part.len);
             stop(setting)?;
             read(&mut reader, &part, &mut wanted)?;
-            found.clear();
-            while found.len() < wanted.len() {
-                let done = found.len();
-                let run = run_at(image, at + done as u64, (wanted.len() - done) as u64)?;
-                found.resize(done + run.len as usize, 0);
-                back.read(&run, found.get_mut(done..).unwrap_or_default())?;
-            }
+            found.resize(wanted.len(), 0);
+            read_guest(image, at, &mut found)?;
             if wanted != found {
                 return Err(Error::VerifyFailed);
             }
@@ -144,16 +138,9 @@ fn write_batch(batch: &[Piece], image: &mut Changing<'_>, ids: Ids) -> Result<()
         }
         for (at, part) in parts(piece) {
             read(&mut reader, &part, &mut buffer)?;
-            let mut done = 0;
-            while let Some(rest) = buffer.get(done..).filter(|rest| !rest.is_empty()) {
-                // Not through holes of the file: they have a place, too.
-                let at = at + done as u64;
-                let run = mapped(tip.source.as_ref(), at, rest.len() as u64)?;
-                let place = place_of(tip, &run).ok_or_else(|| no_place(image, at))?;
-                let now = rest.get(..run.len as usize).unwrap_or(rest);
-                file_at(&out, place)?.write_at(now, place % PART)?;
-                done += now.len();
-            }
+            each_place(tip, at, &buffer, |place, now| {
+                file_at(&out, place / PART)?.write_at(now, place % PART)
+            })?;
         }
     }
     Ok(())
@@ -184,8 +171,8 @@ fn zero(image: &Changing<'_>, range: &Range<u64>) -> Result<()> {
     while at < range.end {
         let run = run_at(image.image().source.as_ref(), at, range.end - at)?;
         if !run.mapping.reads_zero() {
-            let place = place_of(tip, &run).ok_or_else(|| no_place(image, at))?;
-            file_at(&out, place)?.zero_at(place % PART, run.len)?;
+            let place = place_of(tip, &run).ok_or_else(|| no_place(tip, at))?;
+            file_at(&out, place / PART)?.zero_at(place % PART, run.len)?;
         }
         at += run.len;
     }
@@ -226,20 +213,4 @@ fn parts(piece: &Piece) -> impl Iterator<Item = (u64, Run)> {
 fn read(reader: &mut RunReader, run: &Run, buffer: &mut Vec<u8>) -> Result<()> {
     buffer.resize(run.len as usize, 0);
     Ok(reader.read(run, buffer)?)
-}
-
-fn file_at<'o>(out: &[&'o dyn InPlace], place: u64) -> Result<&'o dyn InPlace> {
-    let file = usize::try_from(place / PART)
-        .ok()
-        .and_then(|part| out.get(part));
-    let none = || formats::Error::malformed("image", "has no such file").found(place / PART);
-    Ok(*file.ok_or_else(none)?)
-}
-
-fn no_place(image: &Changing<'_>, at: u64) -> formats::Error {
-    let path = image.layer().map(|layer| layer.path.clone());
-    formats::Error::refused("disk", "has no place there that can be written to")
-        .found(format!("byte {at} of the disk"))
-        .hint("convert the image to a format that can be written to, and begin anew")
-        .in_file(&path.unwrap_or_default())
 }
