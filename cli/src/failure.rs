@@ -47,6 +47,11 @@ impl Failure {
         })
     }
 
+    /// Whether a file could not be read or written.
+    pub fn is_io(&self) -> bool {
+        self.0.kind() == Some(ErrorKind::Io)
+    }
+
     /// Says it on standard error, and with `json` as an object on standard output.
     pub fn report(&self, json: bool) {
         report::line(&format!("diskferry: {}", self.0));

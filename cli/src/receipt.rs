@@ -175,13 +175,13 @@ impl Copy {
         })
     }
 
-    /// Whether `now` is in the same files, whatever is in them.
+    /// Whether `now` is in the same files, whatever is in them. A descriptor is another file after a change of size; the
+    /// extents stay.
     pub fn has_files_of(&self, now: &Copy) -> bool {
-        let files = |copy: &Copy| -> Vec<_> {
-            let files = copy.files.iter();
-            files.map(|file| (file.name.clone(), file.inode)).collect()
-        };
-        self.format == now.format && files(self) == files(now)
+        let mut both = self.files.iter().zip(&now.files);
+        let is_kept = both.any(|(before, now)| before.inode == now.inode);
+        let names = |copy: &Copy| -> Vec<_> { copy.files.iter().map(|f| f.name.clone()).collect() };
+        self.format == now.format && is_kept && names(self) == names(now)
     }
 
     /// Why `now` is not as it was left, if it is not.
@@ -288,8 +288,9 @@ impl Receipt {
     /// Puts it into the file at `path`, whole, on stable storage.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Refused` when something else has this name, `Io`.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
+        refuse_other_file(path)?;
         let failed = |e| Error::io("write the receipt", e).in_file(path);
         let text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
         let folder = folder_of(path);
@@ -310,12 +311,14 @@ impl Receipt {
 /// # Errors
 /// `Refused`.
 pub fn refuse_half_applied(path: &Path) -> Result<(), Failure> {
-    let receipt = beside(path);
-    // What is no receipt says nothing.
-    let Ok(Some(found)) = read(&receipt) else {
-        return Ok(());
+    let found = match read(&beside(path)) {
+        // One that is there and cannot be read may say anything.
+        Err(failure) if failure.is_io() && beside(path).is_file() => return Err(failure),
+        // What is no receipt says nothing.
+        Err(_) => None,
+        Ok(found) => found,
     };
-    match found.applying {
+    match found.and_then(|found| found.applying) {
         None => Ok(()),
         Some(delta) => Err(Error::refused("image", "a delta was applied to it only in part")
             .found(delta.file.display())

@@ -10,12 +10,12 @@ use formats::{Detail, Error, Ids, LayerFile, OpenContext, open_storage};
 use serde::Serialize;
 use transfer::delta::{self, Changing, InFiles};
 
-use super::apply::{fit, open_delta, refuse_parts};
+use super::delta::{Bytes, grow, open_delta, refuse_parts, shrink};
 use crate::args;
 use crate::changeable::refuse_damage;
 use crate::failure::Failure;
 use crate::work::Work;
-use crate::{open, render, report};
+use crate::{open, report};
 
 #[derive(Serialize)]
 struct Answer {
@@ -28,12 +28,6 @@ struct Answer {
     verified: bool,
     dry_run: bool,
     removed: bool,
-}
-
-#[derive(Serialize)]
-struct Bytes {
-    data: u64,
-    zero: u64,
 }
 
 /// Runs the verb.
@@ -70,10 +64,7 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
             context: &context,
         };
         carry_out(arguments, &delta, &place)?;
-        chain
-            .layers
-            .first()
-            .map_or(Ok(()), |tip| tip.storage.check_unchanged())?;
+        delta.storage.check_unchanged()?;
         match arguments.remove {
             true => remove(&delta)?,
             false => keep_time(&parent_path, reference.modified)?,
@@ -83,10 +74,7 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
         delta: arguments.child.display().to_string(),
         parent: parent_path.display().to_string(),
         size: delta.source.size(),
-        bytes: Bytes {
-            data: amount.data,
-            zero: amount.zero,
-        },
+        bytes: amount.into(),
         seconds: started.elapsed().as_secs_f64(),
         verified: arguments.verify && !arguments.dry_run,
         dry_run: arguments.dry_run,
@@ -109,7 +97,7 @@ fn carry_out(
     let work = Work::new(None)?;
     let mut parent = Changing::new(place)?;
     delta::check(delta.source.as_ref(), parent.image(), Ids::Kept)?;
-    fit(&mut parent, size, context, (Ids::Kept, true))?;
+    grow(&mut parent, size, Ids::Kept, context)?;
     work.watched(&arguments.output, |setting| {
         // The ids stay: at any moment the delta shows the same disk on it.
         delta::write(delta.source.as_ref(), &mut parent, Ids::Kept, setting)?;
@@ -121,7 +109,7 @@ fn carry_out(
         }
         Ok::<_, transfer::Error>(())
     })?;
-    fit(&mut parent, size, context, (Ids::Kept, false))?;
+    shrink(&mut parent, size, Ids::Kept, context)?;
     Ok(parent.sync()?)
 }
 
@@ -205,22 +193,17 @@ fn remove(delta: &LayerFile) -> Result<(), Failure> {
 }
 
 fn text(answer: &Answer) -> String {
-    let (data, zero) = (
-        render::size(answer.bytes.data),
-        render::size(answer.bytes.zero),
-    );
+    let Answer {
+        delta,
+        parent,
+        bytes,
+        ..
+    } = answer;
     if answer.dry_run {
-        return format!(
-            "{} → {}: would write {data} of data and {zero} of zeros ({} bytes)\n",
-            answer.delta,
-            answer.parent,
-            answer.bytes.data + answer.bytes.zero
-        );
+        return format!("{delta} → {parent}: {}\n", bytes.planned());
     }
-    let mut text = format!(
-        "{} → {}: {data} of data and {zero} of zeros in {:.1} s\n",
-        answer.delta, answer.parent, answer.seconds
-    );
+    let (done, seconds) = (bytes.text(), answer.seconds);
+    let mut text = format!("{delta} → {parent}: {done} in {seconds:.1} s\n");
     if answer.verified {
         text += "read back and the same\n";
     }

@@ -4,6 +4,7 @@ mod apply;
 mod check;
 mod compare;
 mod convert;
+mod delta;
 mod digest;
 mod generate;
 mod info;

@@ -19,9 +19,10 @@ use transfer::verify::{Expected, verify};
 use transfer::{Converted, Losses, Setting, identity};
 
 use super::outcome::Outcome;
-use super::replace::{real_name, refuse_children, refuse_losses, say_saved};
+use super::replace::{real_name, refuse_losses, say_saved};
 use super::{described, reproducible};
 use crate::args;
+use crate::changeable::refuse_children;
 use crate::failure::Failure;
 use crate::source::{Named, Source};
 use crate::work::Work;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use formats::open::{Child, children_beside, open_storage};
+use formats::open::open_storage;
 use formats::{
     Detail, Error, Format, Identity, Image, ImageId, InPlaceFile, LayerFile, OpenContext, Options,
     driver,
@@ -16,6 +16,7 @@ use transfer::{CopyOptions, Place, identity, measure};
 use super::outcome::Outcome;
 use super::{copy_options, described};
 use crate::args;
+use crate::changeable::refuse_children;
 use crate::failure::Failure;
 use crate::source::{Found, Named, Source};
 use crate::work::Work;
@@ -163,29 +164,6 @@ pub(super) fn refuse_losses(tip: &LayerFile, salvage: bool) -> Result<(), Failur
         }
     }
     Ok(())
-}
-
-/// Fails when another image beside this one stands on it.
-pub(super) fn refuse_children(tip: &LayerFile, context: &OpenContext) -> Result<(), Failure> {
-    let children: Vec<Child> = children_beside(tip, context)?;
-    let Some(child) = children.first() else {
-        return Ok(());
-    };
-    let (why, advice) = match child.is_whole {
-        true => (
-            "the file is a part of another image",
-            "replace that image as a whole",
-        ),
-        false => (
-            "another image stands on this one",
-            "merge or remove it first; with its parent changed it would be worthless",
-        ),
-    };
-    Err(Error::refused("--replace", why)
-        .found(child.path.display())
-        .hint(advice)
-        .in_file(&tip.path)
-        .into())
 }
 
 fn locks(tip: &LayerFile) -> Result<Vec<InPlaceFile>, Failure> {
