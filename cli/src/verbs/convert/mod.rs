@@ -9,6 +9,7 @@
 //! | `described.rs` | the machine around a disk, from the command line |
 //! | `replace.rs` | an image in the place of the one that was read |
 //! | `in_place.rs` | a dynamic VHD in the file of a fixed one |
+//! | `made_from.rs` | the receipt of it, for deltas that come later |
 //! | `outcome.rs`, `told.rs` | what is told at the end of one disk, and of several |
 
 mod chain;
@@ -16,6 +17,7 @@ mod described;
 mod disk;
 mod folder;
 mod in_place;
+mod made_from;
 mod outcome;
 mod package;
 mod replace;
@@ -32,11 +34,9 @@ use packages::write::format_of;
 use transfer::CopyOptions;
 
 use self::disk::DiskJob;
-use self::outcome::Outcome;
 pub use self::outcome::say_losses;
 use crate::args;
 use crate::failure::Failure;
-use crate::receipt::{self, Origin, Receipt};
 use crate::source::Named;
 use crate::work::Work;
 use crate::{open, report, source};
@@ -77,7 +77,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
         }
         Named::Package(kind) => {
             refuse_sizes(arguments, "a package")?;
-            refuse_receipt(arguments, "a package")?;
+            made_from::refuse(arguments, "a package")?;
             return package::run(arguments, kind, profile, &context);
         }
     };
@@ -93,7 +93,7 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     }
     if !to_stdout && is_folder(arguments.target()) {
         refuse_sizes(arguments, "a folder")?;
-        refuse_receipt(arguments, "a folder")?;
+        made_from::refuse(arguments, "a folder")?;
         return folder::run(&job);
     }
     let mut source = source::disk(
@@ -110,26 +110,12 @@ pub fn run(arguments: &args::Convert) -> Result<ExitCode, Failure> {
     };
     let work = work.salvaging(arguments.reading.salvage);
     if to_stdout {
-        refuse_receipt(arguments, "standard output")?;
+        made_from::refuse(arguments, "standard output")?;
     }
-    if let Some(path) = &arguments.receipt {
-        let beside = receipt::beside(arguments.target());
-        let path = path.as_ref().unwrap_or(&beside);
-        receipt::refuse_other_file(path)?;
-        let same = |other: &Path| path == other || is_same(path, other);
-        if same(arguments.target()) || same(&arguments.source) {
-            return Err(Error::usage("--receipt", "names the source or the target").into());
-        }
-    }
-    let has_folder = !arguments.target().exists() || arguments.target().is_file();
-    if arguments.receipt == Some(None) && !has_folder {
-        return Err(Error::usage("--receipt", "of a device needs a place")
-            .expected("--receipt=FILE")
-            .into());
-    }
+    made_from::check(arguments)?;
     let outcome = job.run(&mut source, arguments.target(), &work)?;
     outcome.say_notes();
-    write_receipt(&outcome, &context)?;
+    made_from::write(&outcome, &context)?;
     if arguments.output.json {
         report::json(&outcome.answer())?;
     } else if to_stdout {
@@ -159,52 +145,6 @@ fn refuse_sizes(arguments: &args::Convert, target: &str) -> Result<(), Failure> 
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     real(one).is_some() && real(one) == real(other)
-}
-
-/// Fails when a receipt is asked for something that no delta can be applied to.
-fn refuse_receipt(arguments: &args::Convert, target: &str) -> Result<(), Failure> {
-    match arguments.receipt {
-        None => Ok(()),
-        Some(_) => Err(Error::usage(
-            "--receipt",
-            format!("is for disks that deltas are applied to, and the target is {target}"),
-        )
-        .into()),
-    }
-}
-
-/// Writes down what the target was made from, if that is wanted. What an old receipt says of it is not true any more.
-fn write_receipt(outcome: &Outcome<'_>, context: &OpenContext) -> Result<(), Failure> {
-    let target = outcome.target;
-    let beside = receipt::beside(target);
-    let Some(path) = &outcome.arguments.receipt else {
-        if receipt::read(&beside).is_ok_and(|old| old.is_some()) {
-            let failed = |e| Error::io("remove the old receipt", e).in_file(&beside);
-            std::fs::remove_file(&beside).map_err(failed)?;
-        }
-        return Ok(());
-    };
-    let path = path.clone().unwrap_or(beside);
-    let image = formats::open(target, Some(outcome.target_format), context)?;
-    let Some(made) = image.tip() else {
-        return Ok(());
-    };
-    let copy = receipt::Copy::of(made)?;
-    let source = &outcome.source;
-    let digest = outcome.digest_text();
-    let origin = match source.image.tip().filter(|_| !source.is_packaged) {
-        Some(tip) => Origin::of(tip, outcome.converted.source_size, digest),
-        None => Origin {
-            file: source.path.clone(),
-            format: source.format.clone(),
-            identity: None,
-            size: outcome.converted.source_size,
-            length: source.file_size,
-            modified_ns: None,
-            digest,
-        },
-    };
-    Receipt::new(origin, copy).write(&path)
 }
 
 /// Whether a target is a folder, by its name or because it is one.
