@@ -1,6 +1,6 @@
 //! Whether an image may be changed where it stands.
 
-use formats::open::children_beside;
+use formats::children::children_beside;
 use formats::{Error, Image, LayerFile, OpenContext, driver};
 
 use crate::failure::Failure;

@@ -3,13 +3,12 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use common::damage::snapshot;
+use common::applying::{Chain, is_same, json, receipt, refused};
 use common::peers::{have_qemu, qemu_img};
 use common::{Folder, convert, diskferry, guest_digest, noise, patched, run, run_ok, s};
-use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
@@ -35,82 +34,6 @@ const COPIES: &[(&str, &[&str])] = &[
     ("vmdk", &["-o", "subformat=vmfs"]),
     ("vdi", &[]),
 ];
-
-/// A base with a delta on it, and what the guest sees of both.
-struct Chain {
-    folder: Folder,
-    base: PathBuf,
-    child: PathBuf,
-    /// The disk of the base, raw, and that of the delta.
-    old: PathBuf,
-    new: PathBuf,
-}
-
-impl Chain {
-    fn new(format: &str, options: &str) -> Chain {
-        let folder = Folder::new();
-        let (old, new) = (folder.file("old.raw"), folder.file("new.raw"));
-        fs::write(&old, noise(1, 3 << 20)).expect("write");
-        let file = fs::File::options().write(true).open(&old).expect("open");
-        file.set_len(20 * MIB).expect("a length");
-        let zeros = vec![0; 300_000];
-        patched(
-            &old,
-            &new,
-            &[
-                (5000, &noise(2, 100)),
-                (MIB, &zeros),
-                (2_500_000, &noise(3, 1_200_000)),
-                (20 * MIB - 700, &noise(4, 700)),
-            ],
-        );
-        let base = folder.file(&format!("base.{format}"));
-        let child = folder.file(&format!("child.{format}"));
-        convert(&old, &base, &["-o", options]);
-        convert(&new, &child, &["-B", &format!("base.{format}")]);
-        Chain {
-            folder,
-            base,
-            child,
-            old,
-            new,
-        }
-    }
-
-    fn copy(&self, format: &str, options: &[&str]) -> PathBuf {
-        let copy = self.folder.file(&format!("copy.{format}"));
-        convert(
-            &self.base,
-            &copy,
-            &[&["--receipt", "--force"], options].concat(),
-        );
-        copy
-    }
-}
-
-fn receipt(copy: &Path) -> PathBuf {
-    let name = format!("{}.receipt.json", copy.display());
-    PathBuf::from(name)
-}
-
-fn json(file: &Path) -> Value {
-    serde_json::from_slice(&fs::read(file).expect("read")).expect("JSON")
-}
-
-/// The content, without what a format adds at the end.
-fn is_same(copy: &Path, raw: &Path, what: &str) {
-    let finished = run(&["compare", s(copy), s(raw)]);
-    assert_eq!(finished.code, Some(0), "{what}: {}", finished.text());
-}
-
-/// Applying is refused, and nothing in the folder changed.
-fn refused(chain: &Chain, child: &Path, copy: &Path, options: &[&str], word: &str) {
-    let before = snapshot(chain.folder.path());
-    let finished = run(&[&["apply", s(child), s(copy)], options].concat());
-    assert_eq!(finished.code, Some(5), "{}", finished.stderr);
-    assert!(finished.stderr.contains(word), "{}", finished.stderr);
-    assert!(snapshot(chain.folder.path()) == before, "something changed");
-}
 
 #[test]
 fn a_delta_of_any_format_is_applied_to_a_copy_of_any_format() {

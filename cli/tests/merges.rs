@@ -262,3 +262,72 @@ fn a_kill_at_any_moment_changes_nothing_of_the_disk() {
         run_ok(&["check", s(&chain.layers[1])]);
     }
 }
+
+#[test]
+fn whoever_stands_on_the_parent_is_found_under_any_name() {
+    if !have_qemu() {
+        return;
+    }
+    let chain = Chain::new("qcow2", &[], &[]);
+    let folder = chain.folder.path().to_owned();
+    let create = |name: &str, backing: &str| {
+        let other = chain.folder.file(name);
+        let arguments = [
+            "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing,
+        ];
+        let (code, told) = qemu_img(&[&arguments[..], &[s(&other), "16M"]].concat());
+        assert_eq!(code, Some(0), "{told}");
+        other
+    };
+    let absolute = s(&chain.layers[1]).to_owned();
+    let by_url = format!("file:{absolute}");
+    let by_json = format!(
+        "json:{{\"driver\":\"qcow2\",\"file\":{{\"driver\":\"file\",\"filename\":\"{absolute}\"}}}}"
+    );
+    std::os::unix::fs::symlink("layer1.qcow2", folder.join("alias")).expect("a link");
+    for (name, backing) in [
+        ("sibling.snap2", "layer1.qcow2"),
+        ("sibling", "./layer1.qcow2"),
+        ("sibling.qcow2", "alias"),
+        ("sibling.img", &absolute),
+        ("sibling.1", &by_url),
+        ("sibling.2", &by_json),
+    ] {
+        let other = create(name, backing);
+        let before = snapshot(&folder);
+        for options in [&[][..], &["--remove"]] {
+            let merged = run(&[&["merge", s(&chain.layers[2])], options].concat());
+            assert_eq!(
+                merged.code,
+                Some(5),
+                "{name} on {backing}: {}",
+                merged.text()
+            );
+            assert!(merged.stderr.contains("sibling"), "{}", merged.stderr);
+        }
+        assert!(
+            snapshot(&folder) == before,
+            "{name} on {backing}: something changed"
+        );
+        fs::remove_file(other).expect("remove");
+    }
+    merge(&chain.layers[2], &["--verify", "--remove"]);
+    is_same(&chain.layers[1], &chain.disks[2], "merged");
+}
+
+#[test]
+fn snapshots_inside_a_delta_are_not_merged_away() {
+    if !have_qemu() {
+        return;
+    }
+    let chain = Chain::new("qcow2", &[], &[]);
+    let tip = &chain.layers[2];
+    let (code, told) = qemu_img(&["snapshot", "-c", "before", s(tip)]);
+    assert_eq!(code, Some(0), "{told}");
+    let before = snapshot(chain.folder.path());
+    for options in [&[][..], &["--remove"]] {
+        let merged = run(&[&["merge", s(tip)], options].concat());
+        assert_eq!(merged.code, Some(5), "{}", merged.text());
+    }
+    assert!(snapshot(chain.folder.path()) == before, "something changed");
+}

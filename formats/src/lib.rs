@@ -42,6 +42,7 @@
 mod block_set;
 pub mod budget;
 mod chain;
+pub mod children;
 pub mod codec;
 pub mod delta;
 pub mod driver;

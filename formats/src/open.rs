@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::chain::{Walk, check_chain, check_identity, is_same_file};
+use crate::chain::{Walk, check_chain, check_identity};
 use crate::driver::{Format, Layer, LayerChoice, LayerInfo, OpenContext, ParentReference, driver};
 use crate::error::{Error, Result};
 use crate::options::Backing;
@@ -283,73 +283,6 @@ pub fn open_over(
         layers,
         storages,
     })
-}
-
-/// An image that stands on another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Child {
-    /// Its file.
-    pub path: PathBuf,
-    /// Whether the file below is one of its own: an extent, or a data file. Nothing of it may change by itself.
-    pub is_whole: bool,
-}
-
-/// Files beside `parent` that could be its children, by the names or the ids that they hold, or images of which it is a
-/// part. Those elsewhere nobody knows.
-///
-/// # Errors
-/// `Io` when the folder cannot be listed, `Limit` when there is too much in it.
-pub fn children_beside(parent: &LayerFile, context: &OpenContext) -> Result<Vec<Child>> {
-    let mut children = Vec::new();
-    let own = parent
-        .path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    // Overlays are called anything ("web.snap1"), and any format may stand on any other (qcow2).
-    for name in context.references.files_around(&parent.path, &[])? {
-        let path = parent.path.with_file_name(&name);
-        if !std::fs::metadata(&path).map_or(true, |meta| meta.is_file()) {
-            continue;
-        }
-        let alone = OpenContext {
-            locked: true,
-            ..context.clone()
-        };
-        // What cannot be read does not say what it stands on.
-        let Ok((file, reference)) = open_alone(&path, None, &alone) else {
-            continue;
-        };
-        if is_same_file(&file.storage, &parent.storage) {
-            continue;
-        }
-        let mut further = file.further.iter();
-        if further.any(|part| is_same_file(part, &parent.storage)) {
-            let is_whole = true;
-            children.push(Child { path, is_whole });
-            continue;
-        }
-        let Some(reference) = reference else { continue };
-        let names_it = |name: &String| {
-            let bare = name.strip_prefix("file:").unwrap_or(name);
-            let found = context.references.open(&path, bare, reference.structure);
-            bare.rsplit(['/', '\\']).next() == Some(&*own)
-                || name.starts_with("json:") && name.contains(&*own)
-                // Under another name: a link.
-                || found.is_ok_and(|file| is_same_file(&file, &parent.storage))
-        };
-        let is_meant = match parent.info.identity {
-            Some(id) if !reference.identities.is_empty() => reference.identities.contains(&id),
-            _ => reference.names.iter().any(names_it),
-        };
-        if is_meant {
-            children.push(Child {
-                path,
-                is_whole: false,
-            });
-        }
-    }
-    Ok(children)
 }
 
 /// Opens the file alone, as `format` or as what it looks like.

@@ -127,6 +127,14 @@ fn recognised(head: &Head) -> Vec<Format> {
         .collect()
 }
 
+/// The formats that the content of `storage` speaks for, whatever its name says.
+///
+/// # Errors
+/// Those of the storage.
+pub(crate) fn recognised_in(storage: &dyn Storage) -> Result<Vec<Format>> {
+    Ok(recognised(&Head::read(storage)?))
+}
+
 /// Whether `storage` is a disk, by its name or by its content, so that it is not to be taken for anything else: the first
 /// bytes of a fixed VHD or of a raw disk are its guest's, who may make them look like an archive.
 ///

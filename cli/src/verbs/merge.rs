@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use formats::open::children_beside;
+use formats::children::children_beside;
 use formats::{Detail, Error, Ids, LayerFile, OpenContext, open_storage};
 use serde::Serialize;
 use transfer::delta::{self, Changing, InFiles};
