@@ -76,10 +76,17 @@ pub fn image(
 /// # Errors
 /// `Refused` when a delta is half applied to one of its layers.
 pub fn said(image: Image) -> Result<Image, Failure> {
-    for layer in &image.layers {
-        crate::receipt::refuse_half_applied(&layer.path)?;
-    }
+    refuse_half_applied(&image)?;
     Ok(said_half_applied(image))
+}
+
+/// Fails when a delta is half applied to one of the layers of `image`.
+///
+/// # Errors
+/// `Refused`.
+pub fn refuse_half_applied(image: &Image) -> Result<(), Failure> {
+    let mut layers = image.layers.iter();
+    layers.try_for_each(|layer| crate::receipt::refuse_half_applied(&layer.path))
 }
 
 /// The same, also while a delta is half applied to it.

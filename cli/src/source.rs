@@ -256,6 +256,7 @@ pub fn disk_of(
     context: &OpenContext,
 ) -> Result<Source, Failure> {
     let disk = opened.disk(machine, disk, context)?;
+    open::refuse_half_applied(&disk.image)?;
     for warning in &disk.warnings {
         report::warning(&format!("{}: {warning}", disk.path.display()));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::applying::{Chain, is_same, json, receipt, refused};
 use common::peers::{have_qemu, qemu_img};
-use common::{Folder, convert, diskferry, guest_digest, noise, patched, run, run_ok, s};
+use common::{Folder, convert, diskferry, guest_digest, kills, noise, patched, run, run_ok, s};
 
 const MIB: u64 = 1 << 20;
 
@@ -216,7 +216,7 @@ fn a_kill_at_any_moment_is_made_good_by_running_it_again() {
     let mut random = noise(21, 4000).into_iter();
     for (target, kind) in COPIES {
         let chain = Chain::new("vhdx", "block_size=1M");
-        for _ in 0..4 {
+        for _ in 0..kills(COPIES.len(), 4) {
             let copy = chain.copy(target, kind);
             let apply = ["apply", s(&chain.child), s(&copy)];
             let mut running = diskferry()

@@ -444,3 +444,21 @@ fn pieces_without_number_take_no_memory() {
     let cost = cost_of(&["merge", s(&child)]);
     assert!(cost.peak < 128 << 20, "merge: {cost:?}");
 }
+
+#[test]
+fn a_machine_whose_disk_is_half_applied_is_not_read() {
+    let chain = Chain::new("vhdx", "block_size=1M");
+    let copy = half_applied(&chain, "copy.raw", &[]);
+    let description = "name = \"web\"\n\n[[disks]]\n[disks.image.file]\nhref = \"copy.raw\"\n";
+    let machine = chain.folder.file("web.toml");
+    fs::write(&machine, description).expect("write");
+    let target = chain.folder.file("web.ova");
+    in_part(&run(&["convert", s(&machine), s(&target)]));
+    assert!(!target.exists());
+    in_part(&run(&["check", s(&machine)]));
+    let shown = run(&["info", s(&machine)]);
+    assert!(shown.text().contains("in part"), "{}", shown.text());
+    run_ok(&["apply", s(&chain.child), s(&copy)]);
+    run_ok(&["convert", s(&machine), s(&target)]);
+    is_same(&target, &chain.new, "packed");
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::damage::snapshot;
 use common::peers::{have_qemu, qemu_img};
-use common::{Folder, convert, diskferry, guest_digest, noise, patched, run, run_ok, s};
+use common::{Folder, convert, diskferry, guest_digest, kills, noise, patched, run, run_ok, s};
 
 const MIB: u64 = 1 << 20;
 
@@ -243,7 +243,7 @@ fn a_kill_at_any_moment_changes_nothing_of_the_disk() {
     for (format, base, delta) in CHAINS {
         let chain = Chain::new(format, base, delta);
         let tip = &chain.layers[2];
-        for round in 0..6 {
+        for round in 0..kills(CHAINS.len(), 6) {
             let mut running = diskferry()
                 .args(["merge", s(tip)])
                 .stdout(Stdio::null())

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::damage::snapshot;
 use common::peers::{have_qemu, qemu_img};
-use common::{Folder, convert, guest_digest, make_disk, run, run_ok, s};
+use common::{Folder, convert, guest_digest, kills, make_disk, run, run_ok, s};
 use serde_json::Value;
 
 fn info(image: &Path) -> Value {
@@ -176,7 +176,7 @@ fn a_parent_of_another_format_by_id_is_refused() {
 fn a_kill_leaves_the_old_image_or_the_new_one_under_its_name() {
     let folder = Folder::new();
     let raw = disk(&folder);
-    let mut random = common::noise(31, 400).into_iter();
+    let mut random = common::noise(31, 4000).into_iter();
     for (name, old, new) in [
         ("web.vhd", "subformat=fixed", "subformat=dynamic"),
         ("web.qcow2", "cluster_size=64k", "cluster_size=4k"),
@@ -185,7 +185,7 @@ fn a_kill_leaves_the_old_image_or_the_new_one_under_its_name() {
         let image = folder.file(name);
         convert(&raw, &image, &["-o", old]);
         let content = guest_digest(&image, &[]);
-        for round in 0..12 {
+        for round in 0..kills(3, 12) {
             let options = [new, old][round % 2];
             let mut running = common::diskferry()
                 .args(["convert", "--replace", s(&image), "-o", options])

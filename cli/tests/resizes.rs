@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::peers::{
     Readers, have_qemu, qemu_check, qemu_finds_equal, qemu_size, seven_zip_agrees,
 };
-use common::{Folder, convert, diskferry, guest_digest, have, noise, run, run_ok, s, tool};
+use common::{Folder, convert, diskferry, guest_digest, have, kills, noise, run, run_ok, s, tool};
 
 const MIB: u64 = 1 << 20;
 
@@ -305,7 +305,8 @@ fn a_kill_leaves_the_old_size_or_the_new_one() {
         let image = folder.file(name);
         convert(&raw, &image, &[options, &["-O", format][..]].concat());
         let mut old = 10 * MIB;
-        for new in [90, 11, 300, 12, 64, 10].map(|size| size * MIB) {
+        let sizes = [90, 11, 300, 12, 64, 10].map(|size| size * MIB);
+        for new in sizes.into_iter().cycle().take(kills(KINDS.len(), 6)) {
             let mut resizing = diskferry()
                 .args(["resize", "--shrink", s(&image), &new.to_string()])
                 .stdout(std::process::Stdio::null())

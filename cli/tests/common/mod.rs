@@ -241,6 +241,14 @@ pub fn patched(original: &Path, copy: &Path, patches: &[(u64, &[u8])]) {
     }
 }
 
+/// How often a test kills what it runs in each of `kinds` ways: `usual` times, or as often as `DISKFERRY_KILLS=200` has it,
+/// all ways together.
+pub fn kills(kinds: usize, usual: usize) -> usize {
+    let wanted = std::env::var("DISKFERRY_KILLS").ok();
+    let wanted: Option<usize> = wanted.and_then(|text| text.parse().ok());
+    wanted.map_or(usual, |all| all.div_ceil(kinds).max(1))
+}
+
 /// A file of the project's `testdata`.
 pub fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

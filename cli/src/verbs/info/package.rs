@@ -14,7 +14,7 @@ use super::{both, line};
 use crate::args;
 use crate::failure::Failure;
 use crate::source::{self, Found};
-use crate::{render, report};
+use crate::{open, render, report};
 
 /// What is told of what a description does not say.
 const NOT_SAID: &str = "not said";
@@ -189,7 +189,9 @@ fn image(
     context: &OpenContext,
     warnings: &mut Vec<String>,
 ) -> ImageAnswer {
-    match opened.disk(machine, disk, context) {
+    let found = opened.disk(machine, disk, context).map_err(Failure::from);
+    let is_whole = |disk: &packages::PackageDisk| open::refuse_half_applied(&disk.image);
+    match found.and_then(|disk| is_whole(&disk).map(|()| disk)) {
         Ok(found) => {
             warnings.extend(found.warnings.iter().cloned());
             let own = found
@@ -212,7 +214,7 @@ fn image(
             format: None,
             virtual_size: None,
             stored: None,
-            error: Some(error.to_string()),
+            error: Some(error.0.to_string()),
         },
     }
 }
