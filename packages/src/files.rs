@@ -9,6 +9,8 @@ use formats::tar::Members;
 use formats::{Error, ErrorKind, OpenContext, ReferencePolicy, Result, SliceStorage, StorageRef};
 use machines::href::Href;
 
+use crate::seal::bare;
+
 /// Members that an archive may have.
 const MEMBERS_MAX: usize = 100_000;
 
@@ -29,6 +31,8 @@ pub struct Archive {
     /// Names in the order of the archive.
     pub names: Vec<String>,
     members: BTreeMap<String, StorageRef>,
+    /// The folder that is left out in front of names; empty, or with a slash behind it.
+    folder: String,
     /// The same for images that name each other; made when it is first asked for.
     references: OnceLock<ReferencePolicy>,
     /// Whether the zeros that end an archive are there.
@@ -51,6 +55,7 @@ impl Archive {
             path: storage.path().to_owned(),
             names: Vec::new(),
             members: BTreeMap::new(),
+            folder: String::new(),
             references: OnceLock::new(),
             is_closed: false,
         };
@@ -107,6 +112,7 @@ impl Archive {
             }
             *name = bare;
         }
+        folder.clone_into(&mut self.folder);
         Ok(())
     }
 
@@ -148,6 +154,15 @@ impl Files {
             Ok(storage) => Ok(Some(storage)),
             Err(error) if error.kind() == ErrorKind::Malformed => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What the file `name` of a manifest is called here: without `./`, and without the folder of the description.
+    pub fn own_name<'n>(&self, name: &'n str) -> &'n str {
+        let name = bare(name);
+        match self {
+            Files::Archive(archive) => name.strip_prefix(&archive.folder).unwrap_or(name),
+            Files::Folder(_) => name,
         }
     }
 

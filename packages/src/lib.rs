@@ -38,15 +38,20 @@ pub use disks::PackageDisk;
 pub use kind::{Kind, recognise};
 pub use opened::{Opened, open};
 
-/// Longest description, manifest or certificate, in bytes.
+/// Longest description or manifest, in bytes.
 const TEXT_MAX: u64 = 16 << 20;
 
 /// All of a small file.
 fn read_text(storage: &StorageRef) -> Result<Vec<u8>> {
-    if storage.len() > TEXT_MAX {
-        return Err(Error::limit("description", "is too long")
+    read_at_most(storage, TEXT_MAX, "description")
+}
+
+/// All of a file of at most `max` bytes, which is a `what`.
+fn read_at_most(storage: &StorageRef, max: u64, what: &'static str) -> Result<Vec<u8>> {
+    if storage.len() > max {
+        return Err(Error::limit(what, "is too long")
             .found(format!("{} bytes", storage.len()))
-            .expected(format!("at most {TEXT_MAX}"))
+            .expected(format!("at most {max}"))
             .in_file(storage.path()));
     }
     let mut bytes = vec![0; storage.len() as usize];

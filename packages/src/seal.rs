@@ -1,18 +1,19 @@
 //! What vouches for the files of a package: its manifest, and the signature over that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
-use formats::{Error, Result, StorageRef};
-use machines::certificate::{Certificate, Signer};
+use formats::{Error, ErrorKind, Result, StorageRef};
+use machines::certificate::{self, Certificate, Signer};
 use machines::manifest::{Entry, Manifest, hex};
 
 use crate::files::Files;
-use crate::read_text;
+use crate::{read_at_most, read_text};
 
 /// The manifest of a package and who signed it.
 #[derive(Default)]
 pub struct Seal {
-    /// The name of the manifest, and what it says.
+    /// The name of the manifest, and what it says; its files by their names in the package.
     pub manifest: Option<(String, Manifest)>,
     /// Who signed it. The signature is right; whether the signer can be trusted is for people to say.
     pub signer: Option<Signer>,
@@ -20,7 +21,7 @@ pub struct Seal {
     pub warnings: Vec<String>,
     /// What is wrong with it.
     pub damage: Vec<String>,
-    /// Lines of the manifest by the name of the file, without `./`.
+    /// Lines of the manifest by the name of the file, as [`Files::own_name`] has it.
     by_name: BTreeMap<String, Vec<Entry>>,
 }
 
@@ -32,15 +33,13 @@ impl Seal {
     pub fn read(files: &Files, name: &str) -> Result<Seal> {
         let mut seal = Seal::default();
         let base = name.rsplit_once('.').map_or(name, |(base, _)| base);
+        let certificate = beside(files, base, "cert")?;
+        if certificate.is_none() {
+            seal.warn_of_strangers(files, name, "cert", "certificates", "signature");
+        }
         let Some((manifest_name, storage)) = beside(files, base, "mf")? else {
-            let others: Vec<&str> = strangers(files, "mf").map(String::as_str).collect();
-            if !others.is_empty() {
-                seal.warnings.push(format!(
-                    "none of its manifests belongs to {name}, so that no digest was checked: {}",
-                    others.join(", ").escape_debug()
-                ));
-            }
-            if beside(files, base, "cert")?.is_some() {
+            seal.warn_of_strangers(files, name, "mf", "manifests", "digest");
+            if certificate.is_some() {
                 seal.damage
                     .push("there is a certificate, but no manifest that it could speak for".into());
             }
@@ -48,24 +47,80 @@ impl Seal {
         };
         let bytes = read_text(&storage)?;
         match Manifest::parse(&bytes) {
-            Ok(manifest) => {
+            Ok(mut manifest) => {
                 seal.warnings.extend(manifest.warnings.iter().cloned());
-                for entry in &manifest.entries {
-                    let lines = seal.by_name.entry(bare(&entry.name).to_owned());
+                for entry in &mut manifest.entries {
+                    entry.name = files.own_name(&entry.name).to_owned();
+                    let lines = seal.by_name.entry(entry.name.clone());
                     lines.or_default().push(entry.clone());
                 }
-                seal.manifest = Some((manifest_name, manifest));
+                seal.manifest = Some((manifest_name.clone(), manifest));
             }
             Err(error) => seal.damage.push(error.in_file(storage.path()).to_string()),
         }
-        if let Some((_, storage)) = beside(files, base, "cert")? {
-            let text = read_text(&storage)?;
-            match Certificate::parse(&text).and_then(|c| c.verify(&bytes)) {
-                Ok(signer) => seal.signer = Some(signer),
-                Err(error) => seal.damage.push(error.in_file(storage.path()).to_string()),
-            }
+        if let Some((_, storage)) = certificate {
+            seal.read_certificate(files, &storage, &manifest_name, &bytes)?;
         }
         Ok(seal)
+    }
+
+    /// Reads the certificate in `storage`, and holds `manifest`, the file `name`, against it.
+    fn read_certificate(
+        &mut self,
+        files: &Files,
+        storage: &StorageRef,
+        name: &str,
+        manifest: &[u8],
+    ) -> Result<()> {
+        let text = match read_at_most(storage, certificate::MAX_LEN, "certificate") {
+            // What is that long is none.
+            Err(error) if error.kind() == ErrorKind::Limit => {
+                self.damage.push(error.to_string());
+                return Ok(());
+            }
+            other => other?,
+        };
+        let in_file = |e: Error| e.in_file(storage.path()).to_string();
+        let certificate = match Certificate::parse(&text) {
+            Ok(certificate) => certificate,
+            Err(error) => {
+                self.damage.push(in_file(error));
+                return Ok(());
+            }
+        };
+        if files.own_name(&certificate.manifest) != name {
+            self.warnings.push(format!(
+                "the certificate speaks for {}, and the manifest is {}: many importers refuse that",
+                certificate.manifest.escape_debug(),
+                name.escape_debug()
+            ));
+        }
+        match certificate.verify(manifest) {
+            Ok(signer) => {
+                self.warnings.extend(signer.warnings_at(SystemTime::now()));
+                self.signer = Some(signer);
+            }
+            Err(error) => self.damage.push(in_file(error)),
+        }
+        Ok(())
+    }
+
+    /// Warns of files with this extension none of which belongs to the descriptor `name`.
+    fn warn_of_strangers(
+        &mut self,
+        files: &Files,
+        name: &str,
+        extension: &str,
+        what: &str,
+        unchecked: &str,
+    ) {
+        let others: Vec<&str> = strangers(files, extension).map(String::as_str).collect();
+        if !others.is_empty() {
+            self.warnings.push(format!(
+                "none of its {what} belongs to {name}, so that no {unchecked} was checked: {}",
+                others.join(", ").escape_debug()
+            ));
+        }
     }
 
     /// What is said of the file `name`: a digest by each algorithm.
@@ -91,7 +146,7 @@ impl Seal {
         let Some((own, manifest)) = &self.manifest else {
             return Default::default();
         };
-        let said: BTreeSet<&str> = manifest.entries.iter().map(|e| bare(&e.name)).collect();
+        let said: BTreeSet<&str> = manifest.entries.iter().map(|e| e.name.as_str()).collect();
         let is_seal = |name: &str| name == own || name.ends_with(".cert");
         let present: BTreeSet<&str> = names.into_iter().filter(|n| !is_seal(n)).collect();
         let only = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| {
@@ -119,7 +174,7 @@ pub fn compare(entry: &Entry, found: &[u8]) -> Result<()> {
 }
 
 /// A name without `./` in front.
-fn bare(name: &str) -> &str {
+pub(crate) fn bare(name: &str) -> &str {
     name.strip_prefix("./").unwrap_or(name)
 }
 

@@ -125,6 +125,8 @@ impl Describer<'_> {
             manifest = list.to_text().into_bytes();
             if let Some(signed) = self.certificate(&manifest, name)? {
                 certificate = filled(signed, room.map(|r| r.certificate))?;
+                // Nothing goes out that would be called damaged when it is read.
+                Certificate::parse(&certificate)?.verify(&manifest)?;
             }
         }
         Ok(Texts {
