@@ -7,6 +7,7 @@
 //! | `folder.rs` | an image of each disk of a machine |
 //! | `package.rs` | a package |
 //! | `described.rs` | the machine around a disk, from the command line |
+//! | `signing.rs` | the key and the certificate, from the command line |
 //! | `replace.rs` | an image in the place of the one that was read |
 //! | `in_place.rs` | a dynamic VHD in the file of a fixed one |
 //! | `made_from.rs` | the receipt of it, for deltas that come later |
@@ -21,6 +22,7 @@ mod made_from;
 mod outcome;
 mod package;
 mod replace;
+mod signing;
 mod told;
 
 use std::path::Path;

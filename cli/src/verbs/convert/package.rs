@@ -1,6 +1,6 @@
 //! A machine into a package: OVA, OVF, XVA, VMX.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,12 +8,12 @@ use formats::xva::Checksum;
 use formats::{Error, OpenContext};
 use machines::Machine;
 use machines::profiles::{Container, Profile, WIDEST, by_name};
-use packages::write::{self, DiscIn, DiskIn, Input, Made, Signing, WriteOptions};
+use packages::write::{self, DiscIn, DiskIn, Input, Made, WriteOptions};
 use packages::{Kind, Opened};
 use transfer::Place;
 
 use super::told::Told;
-use super::{copy_options, described, is_folder, reproducible};
+use super::{copy_options, described, is_folder, reproducible, signing};
 use crate::args::{self, BlockChecksum, Manifest};
 use crate::failure::Failure;
 use crate::source::{self, Source};
@@ -272,10 +272,7 @@ impl PackageJob<'_> {
             Some(Manifest::Digest(algorithm)) => Some(algorithm),
         };
         let signing = match (&said.sign, &said.cert) {
-            (Some(key), Some(certificate)) => Some(Signing {
-                key: text_of(key)?,
-                certificate: text_of(certificate)?,
-            }),
+            (Some(key), Some(certificate)) => Some(signing::read(key, certificate)?),
             _ => None,
         };
         if signing.is_some() && (manifest.is_none() || matches!(self.kind, Kind::Xva | Kind::Vmx)) {
@@ -345,10 +342,6 @@ fn described_in_full(inputs: &[Input]) -> Result<Vec<u8>, Failure> {
         all.extend(machines::toml_file::write(&input.machine)?.into_bytes());
     }
     Ok(all)
-}
-
-fn text_of(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("read", e).in_file(path).into())
 }
 
 /// Where the package goes.
