@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use formats::{Error, OpenContext};
+use machines::href::Href;
 use packages::integrity::Pending;
 use packages::{Kind, Opened};
 use transfer::{Setting, Unpack};
@@ -119,6 +120,12 @@ fn files(opened: &Opened, work: &Work, answer: &mut Answer) -> Result<(), Failur
     for entry in &manifest.entries {
         if !seen.insert(entry.name.as_str()) || entry.name == opened.description {
             // The description was looked at when it was opened.
+            continue;
+        }
+        if let Err(error) = Href::new(entry.name.as_str()).relative() {
+            // A name that leads elsewhere is none of a file in the package.
+            let error = error.in_file(opened.path());
+            answer.damage.push(error.to_string());
             continue;
         }
         let Some(file) = answer.unless_damage(opened.find(&entry.name))? else {
