@@ -53,6 +53,10 @@ struct SignerAnswer<'a> {
     not_before: &'a str,
     not_after: &'a str,
     key: &'a str,
+    /// What the certificates prove of the subject: `self-signed`, `chain`, `issuer-missing`, `unsupported`.
+    standing: &'static str,
+    /// Certificates of its issuers that are in the package.
+    issuers: usize,
 }
 
 #[derive(Serialize)]
@@ -179,6 +183,8 @@ fn signer(signer: &Signer) -> SignerAnswer<'_> {
         not_before: &signer.not_before,
         not_after: &signer.not_after,
         key: &signer.key,
+        standing: signer.standing.name(),
+        issuers: signer.issuers,
     }
 }
 
@@ -233,10 +239,15 @@ fn text(answer: &Answer<'_>, opened: &Opened) -> String {
         let shown = format!("{} ({algorithms}, {files} files)", manifest.name);
         text += &line("manifest", &shown);
     }
-    if let Some(signer) = &answer.signer {
+    if let Some(signer) = &opened.seal.signer {
         let shown = format!(
-            "{}, says {}; {} to {}; {}",
-            signer.subject, signer.issuer, signer.not_before, signer.not_after, signer.key
+            "{}, says {}; {} to {}; {}; {}",
+            signer.subject,
+            signer.issuer,
+            signer.not_before,
+            signer.not_after,
+            signer.key,
+            signer.standing.describe()
         );
         text += &line("signed by", &shown);
     }
