@@ -22,10 +22,19 @@ pub fn read(key: &Path, certificate: &Path) -> Result<Signing, Failure> {
         key: text_of(key, "--sign")?,
         certificate: text_of(certificate, "--cert")?,
     };
-    let (manifest, name) = (b"", "manifest");
-    let (key, chain) = (&signing.key, &signing.certificate);
-    let signed = sign(manifest, name, Algorithm::Sha256, key, chain)?;
-    let signer = Certificate::parse(signed.as_bytes())?.verify(manifest)?;
+    let signed = sign(
+        b"",
+        "manifest",
+        Algorithm::Sha256,
+        &signing.key,
+        &signing.certificate,
+    );
+    let signed = signed.map_err(|error| match error.structure() {
+        "key" => error.in_file(key),
+        "certificate" => error.in_file(certificate),
+        _ => error,
+    })?;
+    let signer = Certificate::parse(signed.as_bytes())?.verify(b"")?;
     for warning in signer.warnings_at(SystemTime::now()) {
         report::warning(&format!("{}: {warning}", certificate.display()));
     }
