@@ -1,7 +1,7 @@
 //! A running engine: what a verb gives to `transfer`, and how its progress is shown.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use transfer::{Losses, Progress, Salvage, Setting};
 
@@ -71,6 +71,17 @@ impl Work {
     /// Set when the user wants it to stop.
     pub fn cancel(&self) -> &Arc<AtomicBool> {
         &self.cancel
+    }
+
+    /// Fails when the user wants it to stop.
+    ///
+    /// # Errors
+    /// `Interrupted`.
+    pub fn go_on(&self) -> Result<(), Failure> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(transfer::Error::Interrupted.into()),
+            false => Ok(()),
+        }
     }
 
     /// What was read as zeros.

@@ -166,6 +166,22 @@ pub fn uuid(text: &str) -> Option<String> {
     ))
 }
 
+/// A MAC as it is written here: `00:0c:29:12:34:56`; `None` if the text is none.
+pub fn mac(text: &str) -> Option<String> {
+    let digits: String = text
+        .trim()
+        .chars()
+        .filter(|c| !matches!(c, ':' | '-' | '.'))
+        .collect();
+    if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let pairs: Vec<&str> = (0..6)
+        .filter_map(|i| digits.get(i * 2..i * 2 + 2))
+        .collect();
+    Some(pairs.join(":").to_ascii_lowercase())
+}
+
 /// Control characters, and those that turn the direction of what follows them.
 fn is_deceptive(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

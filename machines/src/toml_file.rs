@@ -19,17 +19,21 @@
 use formats::{Error, Result};
 
 use crate::machine::{MAX_CPUS, Machine};
-use crate::text::{check_characters, decode_text};
+use crate::text::{check_characters, decode_text, mac, shown, uuid};
 
 const WHAT: &str = "machine in TOML";
 
 /// Most bytes of one. Parsing takes many times as much memory.
 const MAX_TEXT: usize = 1 << 20;
 
+/// Examples for messages.
+const UUID: &str = "564d96af-e646-bd86-5c4d-654e7736ef31";
+const MAC: &str = "00:0c:29:12:34:56";
+
 /// Reads one machine. Keys that do not exist are errors: a misspelt one would be lost in silence.
 ///
 /// # Errors
-/// `Malformed` for what is no TOML, keys that do not exist, values of the wrong kind, and names with control characters; `Limit` above
+/// `Malformed` for what is no TOML, keys that do not exist, values of the wrong kind, UUIDs and MACs that are none, and names with control characters; `Limit` above
 /// 1 MiB.
 pub fn read(bytes: &[u8]) -> Result<Machine> {
     if bytes.len() > MAX_TEXT {
@@ -38,7 +42,7 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
             .expected(format!("at most {MAX_TEXT}")));
     }
     let text = decode_text(bytes, None, WHAT)?;
-    let machine: Machine = toml::from_str(&text).map_err(|e| {
+    let mut machine: Machine = toml::from_str(&text).map_err(|e| {
         let error = Error::malformed(WHAT, e.message().to_owned());
         match e.span() {
             Some(span) => error.at(span.start as u64),
@@ -51,6 +55,14 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
     check_characters(&machine.name, "name of a machine")?;
     for network in machine.nics.iter().filter_map(|n| n.network.as_deref()) {
         check_characters(network, "name of a network")?;
+    }
+    if let Some(said) = machine.uuid.take() {
+        machine.uuid = Some(uuid(&said).ok_or_else(|| no_such("UUID", &said, UUID))?);
+    }
+    for nic in &mut machine.nics {
+        if let Some(said) = nic.mac.take() {
+            nic.mac = Some(mac(&said).ok_or_else(|| no_such("MAC", &said, MAC))?);
+        }
     }
     let files = machine.disks.iter().filter_map(|d| d.image.file.as_ref());
     let discs = machine.cd_drives.iter().filter_map(|d| d.medium.as_ref());
@@ -74,6 +86,12 @@ pub fn read(bytes: &[u8]) -> Result<Machine> {
         return Err(Error::limit(WHAT, "more memory than 63 bits can say"));
     }
     Ok(machine)
+}
+
+fn no_such(what: &str, said: &str, example: &str) -> Error {
+    Error::malformed(WHAT, format!("not a {what}"))
+        .found(shown(said))
+        .expected(format!("one like {example}"))
 }
 
 /// Writes one machine. Notes are left out: they are about what was read, not about the machine.

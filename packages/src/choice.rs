@@ -8,7 +8,7 @@ use crate::opened::Opened;
 /// What a user wants of a package.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// A machine: its name, its id, or its number from 1.
+    /// A machine: its name, its id, or its number from 1 (`#1` if machines have numbers for names).
     pub machine: Option<String>,
     /// A disk: its number from 1, its name, its id or its file.
     pub disk: Option<String>,
@@ -24,19 +24,24 @@ impl Choice {
         let Some(wanted) = &self.machine else {
             return Ok((0..machines.len()).collect());
         };
-        let is_meant = |m: &Machine| m.name == *wanted || m.id.as_deref() == Some(wanted);
-        let by_name: Vec<usize> = (0..machines.len())
-            .filter(|index| machines.get(*index).is_some_and(is_meant))
-            .collect();
+        let all = |is_meant: &dyn Fn(&Machine) -> bool| -> Vec<usize> {
+            let found = machines.iter().enumerate().filter(|(_, m)| is_meant(m));
+            found.map(|(index, _)| index).collect()
+        };
+        // The name of one machine may be the id of another.
+        let mut found = all(&|m| m.name == *wanted);
+        if found.is_empty() {
+            found = all(&|m| m.id.as_deref() == Some(wanted));
+        }
         let by_number = number(wanted, machines.len());
-        match (&by_name[..], by_number) {
+        match (&found[..], by_number) {
             ([one], _) => Ok(vec![*one]),
             ([], Some(number)) => Ok(vec![number]),
             ([], None) => Err(unknown("--vm", "the package has no such machine", wanted)
                 .expected(listed_machines(machines))
                 .in_file(opened.path())),
             _ => Err(unknown("--vm", "several machines have this name", wanted)
-                .expected("its number, from 1")
+                .expected(format!("its number, #1 to #{}", machines.len()))
                 .in_file(opened.path())),
         }
     }
@@ -111,7 +116,7 @@ impl Choice {
 
 /// The index that a number from 1 stands for.
 fn number(text: &str, count: usize) -> Option<usize> {
-    let number: usize = text.parse().ok()?;
+    let number: usize = text.strip_prefix('#').unwrap_or(text).parse().ok()?;
     number.checked_sub(1).filter(|index| *index < count)
 }
 

@@ -166,15 +166,18 @@ impl Opener<'_> {
             },
             None => None,
         };
+        // Layers that the description names are watched already; those that the image names itself are not.
+        let described = parent.as_ref().map_or(0, |parent| parent.layers.len());
         let opened = match parent {
             Some(parent) => open_over(storage, Some(format), self.context, parent)?,
             None => open_storage(storage, Some(format), self.context)?,
         };
-        // Extents, and parents that the image names itself: those of the description were looked at already.
+        let named = opened.layers.len().saturating_sub(1 + described);
         let mut layers = opened.layers.iter();
         let own = layers.next().map(|layer| &layer.further);
-        let below = layers.filter(|_| image.parent.is_none());
-        let below = below.flat_map(|layer| std::iter::once(&layer.storage).chain(&layer.further));
+        let below = layers
+            .take(named)
+            .flat_map(|layer| std::iter::once(&layer.storage).chain(&layer.further));
         for storage in own.into_iter().flatten().chain(below) {
             self.vouched(storage);
         }
@@ -316,14 +319,15 @@ fn alone(source: Arc<dyn BlockSource>, file: StorageRef) -> Image {
 /// What the content is; the description is a witness, no more. A disk without any magic is raw only if nobody says otherwise,
 /// and one that is said to be raw is no image.
 fn sniffed(storage: &StorageRef, said: Option<&DiskFormat>) -> Result<Format> {
-    let found = probe(storage.as_ref())?;
+    let advice = "take it out of the package and convert it alone, with -f FORMAT";
+    let found = probe(storage.as_ref()).map_err(|e| e.hint(advice))?;
     let contradiction = |what: &str| {
         Err(Error::malformed(
             "disk of a package",
             format!("the description says {what}, but the content does not look like it"),
         )
         .found(found)
-        .hint("take it out of the package and convert it alone, with -f FORMAT")
+        .hint(advice)
         .in_file(storage.path()))
     };
     match (found, said) {

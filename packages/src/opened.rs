@@ -70,6 +70,28 @@ impl Opened {
         self.files.find(name)
     }
 
+    /// The files that the package is made of, as far as they can be told: none of them is a place for anything new.
+    pub fn own_files(&self, context: &OpenContext) -> Vec<PathBuf> {
+        let own = self.path();
+        let mut files = vec![own.to_owned(), self.outermost.path().to_owned()];
+        if self.archive().is_some() || self.kind == Kind::Xva {
+            return files;
+        }
+        files.extend(["mf", "cert"].map(|extension| own.with_extension(extension)));
+        for (index, machine) in self.package.machines.iter().enumerate() {
+            let media = machine.cd_drives.iter().flat_map(|drive| &drive.medium);
+            let images = machine.disks.iter().flat_map(|disk| &disk.image.file);
+            let names = media.chain(images).flat_map(|file| file.href.relative());
+            files.extend(names.map(|name| own.with_file_name(name)));
+            // What a disk that can be opened is made of it knows best.
+            let disks = 0..machine.disks.len();
+            let opened = disks.flat_map(|disk| self.disk(index, disk, context));
+            let storages = opened.flat_map(|disk| disk.image.storages);
+            files.extend(storages.map(|storage| storage.path().to_owned()));
+        }
+        files
+    }
+
     /// Files of the package by their names, if it is an archive.
     pub fn archive(&self) -> Option<&Archive> {
         match &self.files {

@@ -68,8 +68,10 @@ pub fn convert_chain(
     let Some((first, further)) = place.names.split_first() else {
         return Err(Error::malformed("chain", "has no layer").into());
     };
+    let mut sources = options.sources.clone();
+    sources.extend(image.storages.iter().map(|storage| storage.path()));
     for name in place.names {
-        refuse_own_source(&place.folder.join(name), &image.storages)?;
+        refuse_own_source(&place.folder.join(name), &sources)?;
     }
     let first = place.folder.join(first);
     // A link would lead out of the folder that the others stand in.

@@ -154,7 +154,8 @@ struct Job<'a> {
 impl Job<'_> {
     fn to_file(&self, target: Box<dyn BlockTarget>, path: &Path, force: bool) -> Result<Converted> {
         let given = path;
-        refuse_own_source(given, self.copy.storages())?;
+        let sources = self.copy.sources();
+        refuse_own_source(given, &sources)?;
         let real = check_name(given, force)?;
         let path = real.as_path();
         let further = target.further_parts();
@@ -178,7 +179,7 @@ impl Job<'_> {
                         .into(),
                 );
             }
-            refuse_own_source(&beside, self.copy.storages())?;
+            refuse_own_source(&beside, &sources)?;
         }
         let output = FileSet::create(path, &further, force)?;
         self.check_space(target.as_ref(), &output, path)?;
@@ -254,7 +255,7 @@ impl Job<'_> {
             .in_file(path)
             .into());
         }
-        refuse_own_source(path, self.copy.storages())?;
+        refuse_own_source(path, &self.copy.sources())?;
         let output = DeviceOutput::open(path, target.size())?;
         output.begin()?;
         let left = output.len() - target.size();

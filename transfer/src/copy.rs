@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use formats::{BlockTarget, Error, Identity, Image, Preallocation, StorageRef, Window};
+use formats::{BlockTarget, Error, Identity, Image, Preallocation, Window};
 
 use crate::digest::Algorithm;
 use crate::error::Result;
@@ -13,6 +13,7 @@ use crate::packing::{How, Packing};
 use crate::partitions::sector_notes;
 use crate::pass::{self, Destination, Outcome, Setting, Wanted};
 use crate::refusals::check_rest;
+use crate::same_storage::Sources;
 
 /// Unit in which zeros are looked for at least, when the user does not say: what file systems allocate.
 pub const DEFAULT_SPARSE: u64 = 4096;
@@ -46,6 +47,8 @@ pub struct CopyOptions {
     pub identity: Option<Identity>,
     /// What has to hold besides for the target to be put in place. It is asked when the whole disk has been read.
     pub provided: Option<Condition>,
+    /// Files that are read besides the image, or belong to it: the target is none of them.
+    pub sources: Sources,
 }
 
 /// Fails when something does not hold.
@@ -177,9 +180,12 @@ impl Copy<'_> {
     }
 
     /// Every file that is read from.
-    pub fn storages(&self) -> impl Iterator<Item = &StorageRef> {
+    pub fn sources(&self) -> Sources {
         let below = self.options.below.iter().map(|below| &below.storages);
-        below.chain([&self.image.storages]).flatten()
+        let storages = below.chain([&self.image.storages]).flatten();
+        let mut sources = self.options.sources.clone();
+        sources.extend(storages.map(|storage| storage.path()));
+        sources
     }
 
     /// Fails when what was read is not what it was, or not what it should be.

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use formats::{BlockSource, Error, StorageRef};
+use formats::{BlockSource, Error};
 
 use crate::error::Result;
 use crate::output::file::already_there;
-use crate::same_storage;
+use crate::same_storage::Sources;
 use crate::zero::is_zero;
 
 /// The name that the file will really have: of a link that is replaced, what it leads to.
@@ -35,16 +35,12 @@ pub fn check_name(path: &Path, force: bool) -> Result<PathBuf> {
     }
 }
 
-/// Fails when writing to `path` would write to one of `storages`.
+/// Fails when writing to `path` would write to one of `sources`.
 ///
 /// # Errors
 /// `Refused`.
-pub fn refuse_own_source<'a>(
-    path: &Path,
-    storages: impl IntoIterator<Item = &'a StorageRef>,
-) -> Result<()> {
-    let mut storages = storages.into_iter();
-    if storages.any(|storage| same_storage::overlap(path, storage.path())) {
+pub fn refuse_own_source(path: &Path, sources: &Sources) -> Result<()> {
+    if sources.include(path) {
         return Err(Error::refused(
             "target",
             "is the source, or a file that the source or the target stands on",

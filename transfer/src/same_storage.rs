@@ -18,7 +18,7 @@ enum Place {
 const DEPTH: usize = 8;
 
 /// A file or device, and what it stands on.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Standing {
     /// The same bytes under other names: a device node's number, the file behind a loop device.
     itself: BTreeSet<Place>,
@@ -26,23 +26,59 @@ struct Standing {
     below: BTreeSet<Place>,
 }
 
-/// Whether writing to `target` would write to `source`. Files that are not there are nothing's.
-pub fn overlap(target: &Path, source: &Path) -> bool {
-    let (target, source) = (Standing::of(target), Standing::of(source));
-    let meet = |a: &BTreeSet<Place>, b: &BTreeSet<Place>| a.intersection(b).next().is_some();
-    // Two partitions of one disk stand on the same, and are not the same.
-    meet(&target.itself, &source.itself)
-        || meet(&target.itself, &source.below)
-        || meet(&target.below, &source.itself)
+/// Files and devices that are read, so that none of them may be written to.
+#[derive(Debug, Default, Clone)]
+pub struct Sources {
+    paths: BTreeSet<PathBuf>,
+    standing: Standing,
+}
+
+impl Sources {
+    /// One more of them. Files that are not there are nothing's.
+    pub fn add(&mut self, path: &Path) {
+        // Disks of a package may all be in one file.
+        if !self.paths.contains(path) {
+            self.paths.insert(path.to_owned());
+            self.standing.add(path);
+        }
+    }
+
+    /// Whether writing to `target` would write to one of them.
+    pub fn include(&self, target: &Path) -> bool {
+        let (target, source) = (Standing::of(target), &self.standing);
+        let meet = |a: &BTreeSet<Place>, b: &BTreeSet<Place>| !a.is_disjoint(b);
+        // Two partitions of one disk stand on the same, and are not the same.
+        meet(&target.itself, &source.itself)
+            || meet(&target.itself, &source.below)
+            || meet(&target.below, &source.itself)
+    }
+}
+
+impl<'a> Extend<&'a Path> for Sources {
+    fn extend<T: IntoIterator<Item = &'a Path>>(&mut self, paths: T) {
+        paths.into_iter().for_each(|path| self.add(path));
+    }
+}
+
+impl<'a> FromIterator<&'a Path> for Sources {
+    fn from_iter<T: IntoIterator<Item = &'a Path>>(paths: T) -> Sources {
+        let mut sources = Sources::default();
+        sources.extend(paths);
+        sources
+    }
 }
 
 impl Standing {
     fn of(path: &Path) -> Standing {
         let mut standing = Standing::default();
-        if let Ok(meta) = std::fs::metadata(path) {
-            standing.add_itself(&meta, DEPTH);
-        }
+        standing.add(path);
         standing
+    }
+
+    fn add(&mut self, path: &Path) {
+        if let Ok(meta) = std::fs::metadata(path) {
+            self.add_itself(&meta, DEPTH);
+        }
     }
 
     fn add_itself(&mut self, meta: &Metadata, depth: usize) {
@@ -114,6 +150,7 @@ mod tests {
         std::fs::write(path("b"), "a").unwrap();
         std::fs::hard_link(path("a"), path("hard")).unwrap();
         std::os::unix::fs::symlink("a", path("soft")).unwrap();
+        let overlap = |target: &Path, source: &Path| Sources::from_iter([source]).include(target);
         assert!(overlap(&path("a"), &path("a")));
         assert!(overlap(&path("hard"), &path("a")));
         assert!(overlap(&path("soft"), &path("a")));

@@ -13,6 +13,22 @@ const STRETCHES_MAX: usize = 1 << 20;
 /// Largest block, in bytes. Nobody writes others than of 1 MiB.
 const BLOCK_MAX: u64 = 2 << 20;
 
+/// Disks that an archive may have.
+const DISKS_MAX: u64 = 1024;
+
+/// Fails for an archive of so many disks: what could not be read again is not written.
+///
+/// # Errors
+/// `Limit`.
+pub fn check_disks(count: u64) -> Result<()> {
+    if count <= DISKS_MAX {
+        return Ok(());
+    }
+    Err(Error::limit("XVA", "has too many disks")
+        .found(count)
+        .expected(format!("at most {DISKS_MAX}")))
+}
+
 /// Blocks that follow each other on the disk and in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
@@ -254,9 +270,7 @@ impl Builder<'_> {
                     .found(reference.to_owned()),
             );
         }
-        if self.disks.len() >= 1024 {
-            return Err(Error::limit("XVA", "has too many disks").expected("at most 1024"));
-        }
+        check_disks(self.disks.len() as u64 + 1)?;
         self.previous = None;
         self.disks.push(Disk {
             reference: reference.to_owned(),

@@ -27,7 +27,7 @@ pub mod source;
 pub mod target;
 
 pub use checksum::Checksum;
-pub use index::{Disk, Index};
+pub use index::{Disk, Index, check_disks};
 pub use source::XvaSource;
 pub use target::XvaTarget;
 

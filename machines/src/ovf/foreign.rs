@@ -1,9 +1,9 @@
 //! What products add to OVF: `vmw:Config`, `vbox:Machine`, `xenovf:VirtualSystemOtherConfigurationData`, oVirt's elements.
 
-use super::hardware::mac;
 use super::names::{GANETI, VBOX, XENOVF, is_ovf};
 use crate::machine::{Firmware, Machine, Setting, SettingFamily};
 use crate::package::Package;
+use crate::text::mac;
 use crate::xml::Element;
 
 /// Who seems to have written the descriptor, by the hardware it asks for and the namespaces it uses.

@@ -12,7 +12,7 @@ use crate::machine::{
     SerialPort, Sound, UsbController,
 };
 use crate::models;
-use crate::text::{clean_name, shown};
+use crate::text::{clean_name, mac, shown};
 use crate::units;
 
 /// Numbers of CIM_ResourceAllocationSettingData.ResourceType.
@@ -270,22 +270,6 @@ fn nic(item: &Item, machine: &mut Machine, context: &mut Context) -> Result<()> 
         settings: item.settings.clone(),
     });
     Ok(())
-}
-
-/// A MAC as it is written here: `00:0c:29:12:34:56`; `None` if the text is none.
-pub(crate) fn mac(text: &str) -> Option<String> {
-    let digits: String = text
-        .trim()
-        .chars()
-        .filter(|c| !matches!(c, ':' | '-' | '.'))
-        .collect();
-    if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    let pairs: Vec<&str> = (0..6)
-        .filter_map(|i| digits.get(i * 2..i * 2 + 2))
-        .collect();
-    Some(pairs.join(":").to_ascii_lowercase())
 }
 
 fn usb_model(subtype: &str) -> String {

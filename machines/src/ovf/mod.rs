@@ -30,7 +30,6 @@ mod writer;
 
 use formats::Result;
 
-pub(crate) use hardware::mac;
 pub use writer::{Contents, Member, write};
 
 use crate::package::Package;

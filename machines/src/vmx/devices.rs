@@ -10,8 +10,8 @@ use crate::machine::{
     Machine, Nic, ParallelPort, SerialPort, Setting, SettingFamily, Sound, UsbController,
 };
 use crate::models;
-use crate::ovf::mac;
-use crate::text::clean_name;
+
+use crate::text::{clean_name, mac};
 
 /// Controllers of each kind that VMware knows, and more.
 const MAX_CONTROLLERS: u32 = 8;

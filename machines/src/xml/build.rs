@@ -13,7 +13,7 @@ use super::{Attribute, Binding, Document, Node, Span, XML_NAMESPACE};
 /// Elements inside each other.
 const MAX_DEPTH: usize = 64;
 /// Elements of a document: the largest known descriptor, of 4 MB, has a few thousand.
-const MAX_ELEMENTS: usize = 500_000;
+const MAX_ELEMENTS: usize = 200_000;
 /// Attributes of an element.
 const MAX_ATTRIBUTES: usize = 256;
 /// Prefixes in scope at one place. Each name is looked up among them.

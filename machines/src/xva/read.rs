@@ -11,9 +11,9 @@ use crate::machine::{
     CdDrive, Controller, ControllerId, Disk, DiskFormat, DiskImage, Firmware, GuestOs, Machine,
     Nic, Setting, SettingFamily,
 };
-use crate::ovf::mac;
+
 use crate::package::{Network, Package};
-use crate::text::{clean_name, decode_xml, shown, uuid};
+use crate::text::{clean_name, decode_xml, mac, shown, uuid};
 use crate::units::number;
 use crate::xml::Document;
 

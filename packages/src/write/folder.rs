@@ -9,6 +9,7 @@ use machines::machine::FileReference;
 use machines::profiles::DiskKind;
 use transfer::output::FileSet;
 use transfer::refusals::{check_name, refuse_own_source};
+use transfer::same_storage::Sources;
 use transfer::{Result, Setting};
 
 use super::images::Plan;
@@ -40,7 +41,7 @@ pub fn ovf(
     let files: Vec<String> = names.members().map(str::to_owned).collect();
     let seals = [&names.manifest, &names.certificate].into_iter().flatten();
     let further: Vec<OsString> = files.iter().chain(seals).map(OsString::from).collect();
-    let output = create(path, &further, force, &input)?;
+    let output = create(path, &further, force, &input.sources(options))?;
     let mut done = Vec::new();
     let mut capacities = Vec::new();
     for (disk, name) in input.disks.iter_mut().zip(&names.disks) {
@@ -130,7 +131,7 @@ pub fn vmx(
     let plan = Plan::new(&members, &input.disks, named, 1)?;
     let discs = names.discs.iter().flatten().map(OsString::from);
     let further: Vec<OsString> = plan.files.iter().cloned().chain(discs).collect();
-    let output = create(path, &further, force, &input)?;
+    let output = create(path, &further, force, &input.sources(options))?;
     let mut done = plan.write(&mut members, &mut input.disks, &output)?;
     for (index, disc) in input.discs.iter_mut().flatten().enumerate() {
         let base = part(1 + plan.files.len() + index);
@@ -209,7 +210,7 @@ fn base_of(path: &Path) -> String {
         .into_owned()
 }
 
-fn create(path: &Path, further: &[OsString], force: bool, input: &Input) -> Result<FileSet> {
+fn create(path: &Path, further: &[OsString], force: bool, sources: &Sources) -> Result<FileSet> {
     if path.is_symlink() {
         return Err(Error::refused(
             "target",
@@ -219,11 +220,9 @@ fn create(path: &Path, further: &[OsString], force: bool, input: &Input) -> Resu
         .in_file(path)
         .into());
     }
-    let disks = || input.disks.iter().flat_map(|d| &d.image.storages);
-    let discs = || input.discs.iter().flatten().map(|d| &d.storage);
     let beside = further.iter().map(|name| path.with_file_name(name));
     for path in std::iter::once(path.to_owned()).chain(beside) {
-        refuse_own_source(&path, disks().chain(discs()))?;
+        refuse_own_source(&path, sources)?;
     }
     let path = check_name(path, force)?;
     Ok(FileSet::create(&path, further, force)?)

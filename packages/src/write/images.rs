@@ -115,9 +115,10 @@ pub fn images(
         return Err(Error::malformed("package", "the machine has no disk").into());
     };
     let path = folder.join(first);
+    let mut sources = options.copy.sources.clone();
+    disks.iter().for_each(|disk| disk.add_to(&mut sources));
     for name in &plan.files {
-        let storages = disks.iter().flat_map(|disk| &disk.image.storages);
-        refuse_own_source(&folder.join(name), storages)?;
+        refuse_own_source(&folder.join(name), &sources)?;
     }
     // A link would lead out of the folder that the others stand in.
     let path = match path.is_symlink() {

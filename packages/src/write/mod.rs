@@ -25,6 +25,7 @@ use machines::manifest::Algorithm;
 use machines::package::Network;
 use machines::profiles::Profile;
 use transfer::digest::Algorithm as DigestAlgorithm;
+use transfer::same_storage::Sources;
 use transfer::{Condition, CopyOptions};
 
 use crate::integrity::Pending;
@@ -66,6 +67,23 @@ pub struct DiscIn {
     pub storage: StorageRef,
     /// Digests that it should have.
     pub pending: Vec<Pending>,
+}
+
+impl Input {
+    /// What is read for it: none of it may be written to.
+    fn sources(&self, options: &WriteOptions<'_>) -> Sources {
+        let mut sources = options.copy.sources.clone();
+        self.disks.iter().for_each(|disk| disk.add_to(&mut sources));
+        let discs = self.discs.iter().flatten();
+        sources.extend(discs.map(|disc| disc.storage.path()));
+        sources
+    }
+}
+
+impl DiskIn {
+    fn add_to(&self, sources: &mut Sources) {
+        sources.extend(self.image.storages.iter().map(|storage| storage.path()));
+    }
 }
 
 /// How a package is written.

@@ -111,9 +111,7 @@ impl Writer<'_> {
     }
 
     fn write_file(&mut self, path: &Path, force: bool, room: Room, front: u64) -> Result<Made> {
-        let disks = self.input.disks.iter().flat_map(|d| &d.image.storages);
-        let discs = self.input.discs.iter().flatten().map(|d| &d.storage);
-        refuse_own_source(path, disks.chain(discs))?;
+        refuse_own_source(path, &self.input.sources(self.members.options))?;
         let path = check_name(path, force)?;
         let output = FileSet::create(&path, &[], force)?;
         let (done, end) = self.members(&output, front, None)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use formats::tar::{BLOCK, Header};
-use formats::xva::{DESCRIPTION, Index, XvaSource, XvaTarget};
+use formats::xva::{DESCRIPTION, Index, XvaSource, XvaTarget, check_disks};
 use formats::{Error, Image, StorageRef, WritableStorage};
 use machines::Machine;
 use machines::xva::Vdi;
@@ -27,6 +27,7 @@ pub fn xva(
     setting: &Setting<'_>,
 ) -> Result<Made> {
     let machines: Vec<Machine> = inputs.iter().map(|input| input.machine.clone()).collect();
+    check_disks(machines.iter().map(|m| m.disks.len() as u64).sum())?;
     let exported = machines::xva::write(&machines, &options.seed)?;
     readable(machines::xva::read(exported.written.text.as_bytes()))?;
     let mut writer = Writer {
@@ -42,9 +43,9 @@ pub fn xva(
     let text = exported.written.text.into_bytes();
     match place {
         Place::File { path, force } => {
-            let disks = inputs.iter().flat_map(|input| &input.disks);
-            let storages = disks.flat_map(|disk| &disk.image.storages);
-            refuse_own_source(path, storages)?;
+            for input in &inputs {
+                refuse_own_source(path, &input.sources(options))?;
+            }
             let path = check_name(path, force)?;
             let output = FileSet::create(&path, &[], force)?;
             let len = writer.write(&mut inputs, &text, &output)?;

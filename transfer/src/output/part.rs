@@ -13,6 +13,9 @@ use crate::zero::ZEROS;
 /// Bytes that are gathered before they are handed on, when they come in order.
 const GATHERED: usize = 1 << 20;
 
+/// Bytes of zeros that are left out of a file rather than written.
+const HOLE: u64 = 64 << 10;
+
 /// What is asked about all bytes of a part, in their order: a digest.
 pub type Observer<'a> = Box<dyn FnMut(&[u8]) + Send + 'a>;
 
@@ -68,7 +71,8 @@ impl Output for Part<'_> {
     }
 }
 
-/// A part that is written in ascending order, while an observer sees all of it. Holes are stored as zeros.
+/// A part that is written in ascending order, while an observer sees all of it. Holes are zeros in a stream, and holes in a
+/// file.
 pub struct OrderedPart<'a> {
     inner: &'a dyn Output,
     base: u64,
@@ -115,12 +119,28 @@ impl<'a> OrderedPart<'a> {
 
     fn advance(&self, to: u64) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        // What goes into a file is a hole there.
+        if to.saturating_sub(state.at) >= HOLE && !self.inner.is_stream() {
+            state.hand_on(self.inner, self.base)?;
+            let hole = place(self.base, state.at)?..place(self.base, to)?;
+            self.inner.zero_range(hole)?;
+            while state.at < to {
+                let zeros = zeros(to - state.at);
+                (state.observer)(zeros);
+                state.at += zeros.len() as u64;
+            }
+        }
         while state.at < to {
-            let len = (to - state.at).min(ZEROS.len() as u64);
-            state.put(&ZEROS[..len as usize], self.inner, self.base)?;
+            let zeros = zeros(to - state.at);
+            state.put(zeros, self.inner, self.base)?;
         }
         Ok(())
     }
+}
+
+/// At most so many zeros.
+fn zeros(most: u64) -> &'static [u8] {
+    &ZEROS[..most.min(ZEROS.len() as u64) as usize]
 }
 
 impl State<'_> {
@@ -222,5 +242,28 @@ mod tests {
         let whole = [data, vec![0; 100]].concat();
         assert!(std::fs::read(&path).unwrap()[1536..] == whole);
         assert!(seen == whole);
+    }
+
+    #[test]
+    fn what_is_left_out_is_a_hole_and_seen_as_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let set = FileSet::create(&path, &[], false).unwrap();
+        let mut seen = Vec::new();
+        let part = OrderedPart::new(&set, 512, Box::new(|b| seen.extend_from_slice(b))).unwrap();
+        part.write_at(b"first", 0).unwrap();
+        part.write_at(b"second", 5_000_001).unwrap();
+        part.zero_range(5_000_007..9_000_000).unwrap();
+        part.write_at(b"third", 9_000_000).unwrap();
+        part.set_len(12_000_000).unwrap();
+        assert_eq!(part.finish().unwrap(), 12_000_000);
+        set.set_len(512 + 12_000_000).unwrap();
+        set.commit(false).unwrap();
+        let mut whole = vec![0; 12_000_000];
+        whole[..5].copy_from_slice(b"first");
+        whole[5_000_001..5_000_007].copy_from_slice(b"second");
+        whole[9_000_000..9_000_005].copy_from_slice(b"third");
+        assert!(seen == whole);
+        assert!(std::fs::read(&path).unwrap()[512..] == whole);
     }
 }

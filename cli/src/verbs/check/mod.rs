@@ -2,7 +2,7 @@
 
 mod package;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use formats::open::open_storage_alone;
@@ -32,6 +32,9 @@ struct Answer {
     lost: Vec<Range>,
     lost_bytes: u64,
     warnings: Vec<String>,
+    /// Those of them that may come again.
+    #[serde(skip)]
+    warned: BTreeSet<String>,
     /// Whether looking at the map would tell nothing new.
     #[serde(skip)]
     is_map_sound: bool,
@@ -234,7 +237,7 @@ impl Answer {
     }
 
     fn warn_once(&mut self, warning: String) {
-        if !self.warnings.contains(&warning) {
+        if self.warned.insert(warning.clone()) {
             self.warnings.push(warning);
         }
     }

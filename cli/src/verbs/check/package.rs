@@ -56,16 +56,18 @@ pub fn look(
     answer.damage.extend(opened.seal.damage.iter().cloned());
     let work = Work::new(arguments.jobs)?;
     work.watched(&arguments.output, |setting| {
-        references(&opened, answer)?;
+        references(&opened, &work, answer)?;
         files(&opened, &work, answer)?;
-        disks(arguments, &opened, &strict, setting, answer)
+        disks(arguments, &opened, &strict, setting, answer)?;
+        work.go_on()
     })
 }
 
 /// Looks for files that the description names and that are not there, and for those that it does not name.
-fn references(opened: &Opened, answer: &mut Answer) -> Result<(), Failure> {
+fn references(opened: &Opened, work: &Work, answer: &mut Answer) -> Result<(), Failure> {
     let mut known = BTreeSet::new();
     for file in &opened.package.files {
+        work.go_on()?;
         let href = file.href.as_str();
         known.insert(href.strip_prefix("./").unwrap_or(href));
         if file.chunk_size.is_some() {
@@ -85,11 +87,8 @@ fn references(opened: &Opened, answer: &mut Answer) -> Result<(), Failure> {
     };
     for name in &archive.names {
         let is_seal = [".mf", ".cert"].iter().any(|end| name.ends_with(end));
-        let is_chunk = known.iter().any(|href| {
-            let rest = name
-                .strip_prefix(href)
-                .and_then(|rest| rest.strip_prefix('.'));
-            rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+        let is_chunk = name.rsplit_once('.').is_some_and(|(whole, number)| {
+            known.contains(whole) && number.bytes().all(|b| b.is_ascii_digit())
         });
         if *name != opened.description && !is_seal && !is_chunk && !known.contains(name.as_str()) {
             let name = name.escape_debug();
@@ -118,6 +117,7 @@ fn files(opened: &Opened, work: &Work, answer: &mut Answer) -> Result<(), Failur
     }
     let mut seen = BTreeSet::new();
     for entry in &manifest.entries {
+        work.go_on()?;
         if !seen.insert(entry.name.as_str()) || entry.name == opened.description {
             // The description was looked at when it was opened.
             continue;

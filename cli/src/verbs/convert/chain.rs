@@ -44,7 +44,7 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
     let work = Work::new(arguments.reading.jobs)?;
     let options = CopyOptions {
         provided: source.watch(work.cancel()),
-        ..copy_options(arguments)?
+        ..copy_options(arguments, job.context)?
     };
     if is_new {
         std::fs::create_dir(folder).map_err(|e| Error::io("create", e).in_file(folder))?;

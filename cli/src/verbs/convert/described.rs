@@ -5,10 +5,12 @@ use std::path::Path;
 use formats::{Error, FileStorage, Storage};
 use machines::Machine;
 use machines::machine::{Disk, Nic};
+use machines::text::{check_characters, shown};
 use machines::toml_file;
 
 use crate::args;
 use crate::failure::Failure;
+use crate::report;
 
 /// Longest description in bytes.
 const DESCRIPTION_MAX: u64 = 16 << 20;
@@ -68,6 +70,14 @@ pub fn around(arguments: &args::Convert, path: &Path) -> Result<Machine, Failure
                 .into());
         }
     }
+    for drive in &mut machine.cd_drives {
+        if let Some(disc) = drive.medium.take() {
+            report::note(&format!(
+                "the disc {} is left out",
+                disc.href.as_str().escape_debug()
+            ));
+        }
+    }
     Ok(machine)
 }
 
@@ -88,9 +98,18 @@ pub fn read(path: &Path) -> Result<Machine, Failure> {
 }
 
 /// Changes what the command line says otherwise.
-pub fn change(arguments: &args::Convert, machine: &mut Machine) {
+///
+/// # Errors
+/// `Usage` for a name that machines cannot have.
+pub fn change(arguments: &args::Convert, machine: &mut Machine) -> Result<(), Failure> {
     let said = &arguments.packaging;
     if let Some(name) = &said.name {
+        let is_name = !name.trim().is_empty() && check_characters(name, "name").is_ok();
+        if !is_name {
+            return Err(Error::usage("--name", "not a name that machines can have")
+                .found(shown(name))
+                .into());
+        }
         machine.name.clone_from(name);
         machine.id = None;
     }
@@ -108,4 +127,5 @@ pub fn change(arguments: &args::Convert, machine: &mut Machine) {
         });
         machine.nics = nics.collect();
     }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use machines::profiles::Profile;
 use transfer::output::file::{folder_of, free_space};
 use transfer::partitions::gpt::GptMove;
 use transfer::resize::{check_shrinking, gpt_move, gpt_note};
-use transfer::same_storage;
+use transfer::same_storage::Sources;
 use transfer::{CopyOptions, Place};
 
 use super::outcome::Outcome;
@@ -60,7 +60,7 @@ impl DiskJob<'_> {
             reflink: !arguments.no_reflink && !is_resized,
             below: below.map(|(_, image)| Arc::new(image)),
             provided: source.watch(work.cancel()),
-            ..copy_options(arguments)?
+            ..copy_options(arguments, self.context)?
         };
         if !to_stdout {
             warn_if_tight(&source.image, target);
@@ -189,8 +189,8 @@ fn below(
         ..context.clone()
     };
     let image = open::image(&path, arguments.backing_format.as_deref(), &present)?;
-    let mut storages = image.storages.iter();
-    if storages.any(|storage| same_storage::overlap(target, storage.path())) {
+    let sources: Sources = image.storages.iter().map(|s| s.path()).collect();
+    if sources.include(target) {
         return Err(
             Error::refused("target", "is the image that it is to stand on")
                 .in_file(target)

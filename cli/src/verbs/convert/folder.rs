@@ -61,7 +61,7 @@ pub fn run(job: &DiskJob<'_>) -> Result<ExitCode, Failure> {
     let profile = job.profile.filter(|p| format_of(p.disk.0) == job.format);
     let options = WriteOptions {
         profile: job.profile.unwrap_or(&WIDEST),
-        copy: copy_options(arguments)?,
+        copy: copy_options(arguments, job.context)?,
         disk_options: arguments.options.clone(),
         subformat: profile.map_or("", |p| p.disk.1),
         compress: arguments.compress,

@@ -25,7 +25,7 @@ mod replace;
 mod signing;
 mod told;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use formats::options::parse_size;
@@ -34,12 +34,13 @@ use machines::profiles::{self, Profile};
 use packages::Kind;
 use packages::write::format_of;
 use transfer::CopyOptions;
+use transfer::same_storage::Sources;
 
 use self::disk::DiskJob;
 pub use self::outcome::say_losses;
 use crate::args;
 use crate::failure::Failure;
-use crate::source::Named;
+use crate::source::{Found, Named};
 use crate::work::Work;
 use crate::{open, report, source};
 
@@ -155,8 +156,9 @@ fn is_folder(target: &Path) -> bool {
 }
 
 /// How every disk is copied.
-fn copy_options(arguments: &args::Convert) -> Result<CopyOptions, Failure> {
+fn copy_options(arguments: &args::Convert, context: &OpenContext) -> Result<CopyOptions, Failure> {
     Ok(CopyOptions {
+        sources: sources(arguments, context)?,
         affordable_digest: arguments.receipt.is_some(),
         sparse: sparse(arguments.sparse.as_deref())?,
         digests: arguments.digest.map(Into::into).into_iter().collect(),
@@ -165,6 +167,24 @@ fn copy_options(arguments: &args::Convert) -> Result<CopyOptions, Failure> {
         recompress: arguments.recompress,
         ..CopyOptions::default()
     })
+}
+
+/// Every file that the arguments name or a package is made of, but the target.
+fn sources(arguments: &args::Convert, context: &OpenContext) -> Result<Sources, Failure> {
+    let said = &arguments.packaging;
+    let key_file = &arguments.reading.opening.key_file;
+    let named = [&said.machine, &said.sign, &said.cert, key_file];
+    let named = named.into_iter().flatten().map(PathBuf::as_path);
+    let mut sources: Sources = named.chain([arguments.source.as_path()]).collect();
+    // Without --force nothing that is there is written to.
+    if arguments.force {
+        let found = Found::open(&arguments.source, arguments.source_format.as_deref())?;
+        let in_a_folder = matches!(found.kind, Some(Kind::Ovf | Kind::Vmx | Kind::Toml));
+        if let (true, Some(opened)) = (in_a_folder, found.package(context)?) {
+            sources.extend(opened.own_files(context).iter().map(PathBuf::as_path));
+        }
+    }
+    Ok(sources)
 }
 
 /// The row of `--for`.

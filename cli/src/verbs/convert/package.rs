@@ -1,5 +1,6 @@
 //! A machine into a package: OVA, OVF, XVA, VMX.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +20,9 @@ use crate::failure::Failure;
 use crate::source::{self, Source};
 use crate::work::Work;
 use crate::{open, report};
+
+/// Disks that are named.
+const SHARED_MOST: usize = 100;
 
 /// Makes a package of the kind from what `arguments` name.
 ///
@@ -143,7 +147,7 @@ impl PackageJob<'_> {
             source::refuse_choice(opening, &arguments.source)?;
             let machine = described::around(arguments, &arguments.source)?;
             let disk = source::disk(&arguments.source, format, opening, self.context)?;
-            return Ok(vec![self.input(machine, vec![disk], Vec::new())?]);
+            return Ok(vec![self.input(machine, vec![disk], None)?]);
         };
         if arguments.packaging.machine.is_some() {
             return Err(
@@ -169,6 +173,15 @@ impl PackageJob<'_> {
             .notes
             .iter()
             .for_each(|note| report::note(note));
+        if arguments.packaging.name.is_some() && chosen.len() > 1 {
+            return Err(
+                Error::usage("--name", "names one machine, and there are several")
+                    .found(chosen.len())
+                    .hint("pick one with --vm")
+                    .into(),
+            );
+        }
+        say_shared(&opened, &chosen);
         chosen
             .into_iter()
             .map(|machine| self.machine(&opened, machine))
@@ -193,8 +206,8 @@ impl PackageJob<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let discs = match self.kind {
             // An XVA has disks only.
-            Kind::Xva => machine.cd_drives.iter().map(|_| None).collect(),
-            _ => self.discs(opened, &mut machine)?,
+            Kind::Xva => None,
+            _ => Some(self.discs(opened, &mut machine)?),
         };
         let mut input = self.input(machine, sources, discs)?;
         input.networks.clone_from(&opened.package.networks);
@@ -230,9 +243,10 @@ impl PackageJob<'_> {
         &self,
         mut machine: Machine,
         sources: Vec<Source>,
-        discs: Vec<Option<DiscIn>>,
+        discs: Option<Vec<Option<DiscIn>>>,
     ) -> Result<Input, Failure> {
-        described::change(self.arguments, &mut machine);
+        described::change(self.arguments, &mut machine)?;
+        let discs = discs.unwrap_or_else(|| machine.cd_drives.iter().map(|_| None).collect());
         let mut disks = Vec::new();
         let count = machine.disks.len();
         let adapters: Vec<_> = (0..count)
@@ -285,7 +299,7 @@ impl PackageJob<'_> {
         };
         Ok(WriteOptions {
             profile: self.profile,
-            copy: copy_options(self.arguments)?,
+            copy: copy_options(self.arguments, self.context)?,
             disk_options: self.arguments.options.clone(),
             subformat: "",
             compress: self.arguments.compress,
@@ -332,6 +346,28 @@ impl PackageJob<'_> {
             }
         })?;
         Ok(made)
+    }
+}
+
+/// Says which disks several machines have: each of them gets its own copy.
+fn say_shared(opened: &Opened, chosen: &[usize]) {
+    let mut owners: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for index in chosen {
+        let machine = opened.package.machines.get(*index);
+        for disk in machine.iter().flat_map(|machine| &machine.disks) {
+            let file = disk.image.file.as_ref().map(|file| file.href.as_str());
+            if let Some(image) = disk.image.id.as_deref().or(file) {
+                owners.entry(image).or_default().push(*index);
+            }
+        }
+    }
+    let shared = owners.into_iter().filter(|(_, owners)| owners.len() > 1);
+    for (image, owners) in shared.take(SHARED_MOST) {
+        report::note(&format!(
+            "the disk {} is shared by {} machines: each of them gets its own copy",
+            image.escape_debug(),
+            owners.len()
+        ));
     }
 }
 

@@ -72,7 +72,7 @@ pub fn run(
     let copy = CopyOptions {
         verify: true,
         identity: same_identity(tip),
-        ..copy_options(arguments)?
+        ..copy_options(arguments, context)?
     };
     let kept = arguments.keep_old.then(|| old_name(&path));
     let work = Work::new(arguments.reading.jobs)?.salvaging(arguments.reading.salvage);
