@@ -17,6 +17,9 @@ const WHAT: &str = "manifest";
 /// Warnings that are told.
 const MAX_WARNINGS: usize = 1000;
 
+/// Most bytes of one: 100,000 lines of short names.
+pub const MAX_LEN: u64 = 8 << 20;
+
 /// A digest algorithm that manifests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {

@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use formats::{Error, ErrorKind, Result, StorageRef};
 use machines::certificate::{self, Certificate, Signer};
-use machines::manifest::{Entry, Manifest, hex};
+use machines::manifest::{self, Entry, Manifest, hex};
 
 use crate::files::Files;
-use crate::{read_at_most, read_text};
+use crate::read_at_most;
 
 /// The manifest of a package and who signed it.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Seal {
             }
             return Ok(seal);
         };
-        let bytes = read_text(&storage)?;
+        let bytes = read_at_most(&storage, manifest::MAX_LEN, "manifest")?;
         match Manifest::parse(&bytes) {
             Ok(mut manifest) => {
                 seal.warnings.extend(manifest.warnings.iter().cloned());

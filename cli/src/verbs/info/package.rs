@@ -236,7 +236,11 @@ fn text(answer: &Answer<'_>, opened: &Opened) -> String {
     if let Some(manifest) = &answer.manifest {
         let algorithms = manifest.algorithms.join(", ");
         let files = manifest.files;
-        let shown = format!("{} ({algorithms}, {files} files)", manifest.name);
+        let shown = match files {
+            0 => format!("{} (says nothing of any file)", manifest.name),
+            1 => format!("{} ({algorithms}, 1 file)", manifest.name),
+            _ => format!("{} ({algorithms}, {files} files)", manifest.name),
+        };
         text += &line("manifest", &shown);
     }
     if let Some(signer) = &opened.seal.signer {
