@@ -1,7 +1,9 @@
 //! A delta into an image that is there.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Builder;
 
 use formats::in_place::file_at;
 use formats::reader::read_guest;
@@ -16,6 +18,9 @@ use crate::pass::Setting;
 
 /// Bytes that are copied in one go.
 const BUFFER: u64 = 1 << 20;
+
+/// Threads that copy: reading waits for one storage, writing for the other.
+const WORKERS: usize = 4;
 
 /// Pieces that get their places together.
 const PIECES: usize = 1 << 14;
@@ -43,7 +48,7 @@ pub fn write(
         let (batch, is_last) = batch(&mut pieces)?;
         batch.iter().for_each(|piece| written.add(piece));
         stop(setting)?;
-        write_batch(&batch, image, ids)?;
+        write_batch(&batch, image, ids, setting)?;
         ids = Ids::Kept;
         if let Some(last) = batch.last() {
             let data = written.data.saturating_sub(setting.progress.data());
@@ -124,26 +129,54 @@ fn batch(pieces: &mut Pieces<'_>) -> Result<(Vec<Piece>, bool)> {
     Ok((batch, false))
 }
 
-fn write_batch(batch: &[Piece], image: &mut Changing<'_>, ids: Ids) -> Result<()> {
+fn write_batch(
+    batch: &[Piece],
+    image: &mut Changing<'_>,
+    ids: Ids,
+    setting: &Setting<'_>,
+) -> Result<()> {
     let plan = plan(batch, image.image(), ids)?;
     image.carry_out(&plan)?;
-    let mut reader = RunReader::new();
-    let mut buffer = Vec::new();
-    let tip = image.layer()?;
-    let out = image.out();
-    for piece in batch {
-        if piece.is_zero() {
-            zero(image, &piece.range())?;
-            continue;
-        }
-        for (at, part) in parts(piece) {
+    for piece in batch.iter().filter(|piece| piece.is_zero()) {
+        stop(setting)?;
+        zero(image, &piece.range())?;
+    }
+    write_data(batch, image, setting)
+}
+
+/// Writes the data of `batch`, which has its places by now: in any order, nothing of it stands on the rest.
+fn write_data(batch: &[Piece], image: &Changing<'_>, setting: &Setting<'_>) -> Result<()> {
+    let data = batch.iter().filter(|piece| !piece.is_zero());
+    let left = Mutex::new(data.flat_map(parts));
+    let failed = AtomicBool::new(false);
+    let (tip, out) = (image.layer()?, image.out());
+    let copy = || -> Result<()> {
+        let mut reader = RunReader::new();
+        let mut buffer = Vec::new();
+        while !failed.load(Ordering::Relaxed) {
+            stop(setting)?;
+            let next = left.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let Some((at, part)) = next else { break };
             read(&mut reader, &part, &mut buffer)?;
             each_place(tip, at, &buffer, |place, now| {
                 file_at(&out, place / PART)?.write_at(now, place % PART)
             })?;
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    let work = || copy().inspect_err(|_| failed.store(true, Ordering::Relaxed));
+    std::thread::scope(|scope| {
+        // Where the machine allows no more threads, those that there are do the work.
+        let others: Vec<_> = (1..setting.threads.min(WORKERS))
+            .map_while(|_| Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let own = work();
+        let ended = others.into_iter().map(|other| match other.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.fold(own, Result::and)
+    })
 }
 
 /// How everything in `batch` gets a place.
