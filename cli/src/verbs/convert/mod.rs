@@ -27,11 +27,13 @@ mod told;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use formats::options::parse_size;
-use formats::{DRIVERS, Error, Format, OpenContext, driver};
+use formats::{DRIVERS, Error, FileStorage, Format, OpenContext, StorageRef, driver};
 use machines::profiles::{self, Profile};
 use packages::Kind;
+use packages::packed::is_packed;
 use packages::write::format_of;
 use transfer::CopyOptions;
 use transfer::same_storage::Sources;
@@ -176,8 +178,12 @@ fn sources(arguments: &args::Convert, context: &OpenContext) -> Result<Sources, 
     let named = [&said.machine, &said.sign, &said.cert, key_file];
     let named = named.into_iter().flatten().map(PathBuf::as_path);
     let mut sources: Sources = named.chain([arguments.source.as_path()]).collect();
-    // Without --force nothing that is there is written to.
-    if arguments.force {
+    // Without --force nothing that is there is written to; and what is packed is one file, which takes long to look into.
+    if !arguments.force {
+        return Ok(sources);
+    }
+    let file: StorageRef = Arc::new(FileStorage::open(&arguments.source)?);
+    if !is_packed(&file)? {
         let found = Found::open(&arguments.source, arguments.source_format.as_deref())?;
         let in_a_folder = matches!(found.kind, Some(Kind::Ovf | Kind::Vmx | Kind::Toml));
         if let (true, Some(opened)) = (in_a_folder, found.package(context)?) {
