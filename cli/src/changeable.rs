@@ -41,12 +41,22 @@ pub fn refuse_damage(tip: &LayerFile, context: &OpenContext) -> Result<(), Failu
     let setting = work.setting();
     let driver = driver(tip.info.format);
     let report = transfer::check_structures(driver, &tip.storage, context, &setting)?;
-    match report.findings.iter().find(|finding| finding.is_damage) {
-        None => Ok(()),
-        Some(damage) => Err(Error::refused("image", "is damaged")
-            .found(&damage.message)
+    let damaged = |found: &str| {
+        Err(Error::refused("image", "is damaged")
+            .found(found)
             .hint("\"diskferry check\" tells all of it")
             .in_file(&tip.path)
-            .into()),
+            .into())
+    };
+    if let Some(damage) = report.findings.iter().find(|finding| finding.is_damage) {
+        return damaged(&damage.message);
+    }
+    if report.is_map_sound {
+        return Ok(());
+    }
+    // What stands behind the end of a file that was cut off must not become what is added to it.
+    match transfer::count::count(tip.source.as_ref(), &setting) {
+        Err(transfer::Error::Image(error)) => damaged(&error.to_string()),
+        other => Ok(other.map(|_| ())?),
     }
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -393,4 +394,32 @@ fn sizes_that_make_no_sense_are_told() {
         run(&["resize", s(&folder.file("none")), "1M"]).code,
         Some(4)
     );
+}
+
+#[test]
+fn an_image_that_was_cut_off_is_not_made_longer() {
+    let folder = Folder::new();
+    let raw = disk(&folder, 10 * MIB);
+    for format in ["vmdk", "qcow2", "vdi", "vhdx"] {
+        let image = folder.file(&format!("cut.{format}"));
+        convert(&raw, &image, &[]);
+        // What stood at the end is not there: new tables must not take its place.
+        let file = fs::File::options().write(true).open(&image).expect("open");
+        let len = file.metadata().expect("a file").len();
+        file.set_len(len - 70_000).expect("a length");
+        drop(file);
+        let before = fs::read(&image).expect("read");
+        for size in ["+512", "+100G"] {
+            let finished = run(&["resize", s(&image), size]);
+            assert!(
+                matches!(finished.code, Some(3 | 5)),
+                "{format}: {}",
+                finished.text()
+            );
+            assert!(
+                fs::read(&image).expect("read") == before,
+                "{format} changed"
+            );
+        }
+    }
 }
