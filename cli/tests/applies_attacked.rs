@@ -183,6 +183,7 @@ fn half_of_a_delta_is_seen_under_every_name_of_the_copy() {
             ];
             common::peers::qemu_img(&create);
             in_part(&run(&["digest", s(&on)]));
+            in_part(&run(&["merge", s(&on)]));
             in_part(&run(&[
                 "convert",
                 s(&chain.new),

@@ -38,7 +38,7 @@ pub use disks::PackageDisk;
 pub use kind::{Kind, recognise};
 pub use opened::{Opened, open};
 
-/// Longest description or manifest, in bytes.
+/// Longest description, in bytes.
 const TEXT_MAX: u64 = 16 << 20;
 
 /// All of a small file.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use formats::children::children_beside;
-use formats::{Detail, Error, Ids, LayerFile, OpenContext, open_storage};
+use formats::{Detail, Error, Ids, Image, LayerFile, OpenContext, open_storage};
 use serde::Serialize;
 use transfer::delta::{self, Changing, InFiles};
 
@@ -47,6 +47,7 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
     let format = Some(delta.info.format);
     // The whole chain: that it is one is known then.
     let chain = open_storage(delta.storage.clone(), format, &context)?;
+    open::refuse_half_applied(&chain)?;
     let Some(parent) = chain.layers.get(1) else {
         return Err(Error::malformed("chain", "has no parent").into());
     };
@@ -63,7 +64,7 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
             format: parent.info.format,
             context: &context,
         };
-        carry_out(arguments, &delta, &place)?;
+        carry_out(arguments, &delta, &chain, &place)?;
         delta.storage.check_unchanged()?;
         match arguments.remove {
             true => remove(&delta)?,
@@ -90,12 +91,15 @@ pub fn run(arguments: &args::Merge) -> Result<ExitCode, Failure> {
 fn carry_out(
     arguments: &args::Merge,
     delta: &LayerFile,
+    chain: &Image,
     place: &InFiles<'_>,
 ) -> Result<(), Failure> {
     let context = place.context;
     let size = delta.source.size();
     let work = Work::new(None)?;
     let mut parent = Changing::new(place)?;
+    // What is known of it was true before it was locked.
+    chain.check_unchanged()?;
     delta::check(delta.source.as_ref(), parent.image(), Ids::Kept)?;
     grow(&mut parent, size, Ids::Kept, context)?;
     work.watched(&arguments.output, |setting| {

@@ -169,7 +169,7 @@ fn disks(
             let Some(found) = answer.unless_damage(found)? else {
                 continue;
             };
-            crate::open::refuse_half_applied(&found.image)?;
+            open::refuse_half_applied(&found.image)?;
             found
                 .warnings
                 .into_iter()

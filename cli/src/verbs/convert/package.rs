@@ -1,6 +1,6 @@
 //! A machine into a package: OVA, OVF, XVA, VMX.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -351,13 +351,13 @@ impl PackageJob<'_> {
 
 /// Says which disks several machines have: each of them gets its own copy.
 fn say_shared(opened: &Opened, chosen: &[usize]) {
-    let mut owners: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut owners: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for index in chosen {
         let machine = opened.package.machines.get(*index);
         for disk in machine.iter().flat_map(|machine| &machine.disks) {
             let file = disk.image.file.as_ref().map(|file| file.href.as_str());
             if let Some(image) = disk.image.id.as_deref().or(file) {
-                owners.entry(image).or_default().push(*index);
+                owners.entry(image).or_default().insert(*index);
             }
         }
     }
